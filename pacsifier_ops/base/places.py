@@ -23,6 +23,7 @@ from pacsifier_ops.base.errors import PathRefused
 STUDIES, RELEASED = "studies", "released"
 
 _TABLES = ("requests", "queries")
+_SELECTIONS = "selections"
 
 
 def reserved(path: Path, study: str = "", alone: bool = False) -> str:
@@ -36,6 +37,7 @@ def reserved(path: Path, study: str = "", alone: bool = False) -> str:
     root, path = settings.data_root().resolve(), path.resolve()
     own = {settings.spool(): "the spool of the receiver", settings.nightly(): "the folder of the nightly runs"}
     own |= {root / table: "a folder of query tables" for table in _TABLES}
+    own[root / _SELECTIONS] = "the folder of selections"
     if path == root and not (alone and not any(folder.exists() for folder in (*own, root / STUDIES))):
         return "is the data root, which all runs share; give a folder below it"
     own |= {settings.state_root(): "the state root"}

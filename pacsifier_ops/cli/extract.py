@@ -58,8 +58,11 @@ def _work(
     errors = crew.work(batches, lambda take: [steps.find(run, archives, batch, crew.cancelled) for batch in take])
     if crew.cancelled() or not run.parts("found"):
         raise errors[0] if errors else Cancelled("stopped on request")
-    plan = steps.plan(run, archives)
-    print(f"{plan.series} series found, about {plan.instances} images", flush=True)
+    plan, request = steps.plan(run, archives), Request.of(run)
+    word = "selected" if request.selection else "found"
+    print(f"{plan.series} series {word}, about {plan.instances} images", flush=True)
+    for sentence in steps.told_of_selection(run):
+        print(f"  {sentence}", flush=True)
     busy = [node for node in archives if plan.units_of.get(node.name)]
     with ProgressLine(plan.series, verbose) as bar:
 

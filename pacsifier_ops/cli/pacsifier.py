@@ -102,6 +102,10 @@ def _usage_error(args: argparse.Namespace) -> str:
         return "--destination needs --move"
     if args.refetch and not args.save:
         return "--refetch needs --save"
+    if (args.selection or args.reselect) and not extraction:
+        return "--selection needs --save, --move or --info"
+    if args.reselect and not args.selection:
+        return "--reselect needs --selection"
     if args.names and not extraction:
         return "--names needs --save, --move or --info"
     if args.accept_patient_id_of and not args.save:

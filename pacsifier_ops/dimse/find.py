@@ -142,9 +142,11 @@ class Finder:
         warnings: remarks on the last row, without values.
         doubt: why the archive may have more series for the last row than were found; empty where it has not.
         letters: what the archive does to letters in its responses.
+        also: further return keys at SERIES level, which a selection looks at.
     """
 
     session: Session
+    also: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     doubt: str = ""
     _exact: bool = False
@@ -283,6 +285,21 @@ class Finder:
             return ""
         return min((date for image in images for date in values_of(image, "AcquisitionDate")), default="")
 
+    def image_values(self, study_uid: str, series_uid: str, keywords: Sequence[str]) -> dict[str, list[str]]:
+        """Return what the images of a series tell of attributes: the different values, by keyword.
+
+        Empty where the archive does not tell, or not in a way that can be read.
+
+        Raises:
+            PacsError: the archive cannot be queried.
+        """
+        try:
+            images = self._images(FoundSeries(study_uid, series_uid, {}), keywords)
+        except (AnswerUnreadable, ResultLimit, Undecidable):
+            return {}
+        values = ((k, dict.fromkeys(chain.from_iterable(values_of(i, k) for i in images))) for k in keywords)
+        return {keyword: list(told) for keyword, told in values if told}
+
     def _count(self, series: FoundSeries, known: int | None) -> int | None:
         """Return NumberOfSeriesRelatedInstances now; the known number where the archive does not return it.
 
@@ -374,7 +391,8 @@ class Finder:
 
         The query is repeated for spellings of names and several values of a key, and split where the archive truncates.
         """
-        identifier = query(level, **dict.fromkeys((*return_keys(level, self._further), UID_OF_LEVEL[level]), ""))
+        wanted = (*return_keys(level, self._further), *(self.also if level == "SERIES" else ()), UID_OF_LEVEL[level])
+        identifier = query(level, **dict.fromkeys(wanted, ""))
         sent = {k: values_to_send(k, v) for k, v in sendable.items() if self._may_be_sent(k, level, keys)}
         times: dict[str, str] = {}
         if any(set(keys.get(k, "*")).isdisjoint("*?") for k in _IDS):
@@ -532,7 +550,8 @@ class Finder:
         if not candidate.get("StudyInstanceUID"):
             raise Unsupported(f"{self.session.node.name}: answers at SERIES level without StudyInstanceUID")
         attributes = {
-            k: "\\".join(values_of(candidate, k)) for k in (*return_keys("SERIES", self._further), *self._further)
+            k: "\\".join(values_of(candidate, k))
+            for k in (*return_keys("SERIES", self._further), *self._further, *self.also)
         }
         study_uid = str(candidate.StudyInstanceUID)
         series = FoundSeries(study_uid, str(candidate.SeriesInstanceUID), attributes)

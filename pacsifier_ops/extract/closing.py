@@ -6,7 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from pacsifier_ops.extract import outcome
+from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.extract import choosing, flowing, outcome
 from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.runs.accounts import (
@@ -20,6 +21,7 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.books import write_books
+from pacsifier_ops.runs.flow import write_flow
 from pacsifier_ops.runs.folder import Run, now
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.tree import LOGS, Tree, names_object, naming_of
@@ -38,6 +40,9 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
     request, table = Request.of(run), outcome.table(run)
     assert table is not None
     rows, series = outcome.rows(run, table.same_as), _series_accounts(run, request)
+    flow = outcome.flow(run)
+    if flow:
+        flow = flowing.with_fetched(run, request.retrieve, flow, outcome.series(run))
     _add_quarantined(rows, series, table.same_as, run.quarantine)
     account = RunAccount(
         run.name,
@@ -53,7 +58,11 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         quarantine=dict(Quarantine(run.quarantine).all_counts()),
         notes=table.notes,
         ended=ended_by(run),
+        selection=choosing.told(run),
+        flow=flow,
     )
+    with storage_errors("the state root"):
+        write_flow(run.folder, flow)
     if request.retrieve == SAVE:
         account.discrepancies = _compare_with_disk(request.out_directory, series)
     write_books(

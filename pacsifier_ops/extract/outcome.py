@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from pacsifier_ops.base.files import read_json, read_jsonl
 from pacsifier_ops.extract.fetching import Fetching
 from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned
 from pacsifier_ops.runs.accounts import ROW_CONFLICT, ROW_FAILED, ROW_FOUND, RowAccount, SeriesAccount
+from pacsifier_ops.runs.flow import FlowLine
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
 
@@ -49,6 +51,13 @@ def planned(run: Run) -> Iterator[Planned]:
     return (item for item, _ in series(run))
 
 
+def flow(run: Run) -> list[FlowLine]:
+    """Return the flow of a run as far as its plan, see `flowing.chosen`; nothing without a selection, or a plan."""
+    with suppress(FileNotFoundError):
+        return [FlowLine(**line) for line in read_json(run.folder / "plan.json").get("flow", ())]
+    return []
+
+
 def unconfirmed(account: SeriesAccount) -> frozenset[str] | None:
     """Return the SOP Instance UIDs that another node has not confirmed; None if it is not known which these are."""
     certain = account.expected is not None and account.missing == len(account.missing_uids)
@@ -72,6 +81,7 @@ def rows(run: Run, same_as: dict[int, int]) -> list[RowAccount]:
                 row.state, row.reason, row.series = found["state"], found["reason"], found["series"]
                 row.warnings += found["warnings"]
                 row.studies = found.get("studies", 0)  # missing in files of an earlier version
+                row.left_out = found.get("left_out", {})
     plan = run.folder / "plan.json"
     if plan.exists():
         kept = read_json(plan)
@@ -86,5 +96,5 @@ def rows(run: Run, same_as: dict[int, int]) -> list[RowAccount]:
     for again, first in same_as.items():
         row = rows[first]
         remark = f"asks the same as line {first}"
-        rows[again] = RowAccount(again, row.keys, row.state, row.series, row.reason, [remark], row.studies)
+        rows[again] = replace(row, line=again, warnings=[remark])
     return [rows[line] for line in sorted(rows)]

@@ -5,7 +5,9 @@
 | rows.jsonl           | prepare    | the accounts of all rows, bad rows with their reasons      |
 | table.json           | prepare    | the columns of the query table, and its repeated lines     |
 | rows/<batch>.jsonl   | prepare    | the rows of one batch                                      |
+| selection.yaml       | prepare    | a copy of the file of the selection                        |
 | found/<batch>.jsonl  | find       | the state of each row, followed by its series              |
+| left_out/<batch>.jsonl | find     | series that the selection leaves out, with the reason      |
 | plan.json            | plan       | size of the cohort, limits that it exceeds, and lines that |
 |                      |            | contradict each other                                      |
 
@@ -20,7 +22,7 @@ from pathlib import Path
 
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.base.options import IN_FORM, Flag, Section, flag_only, option, result_folder
+from pacsifier_ops.base.options import IN_FORM, Flag, Section, any_file, flag_only, option, result_folder
 from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE, SeriesAccount
@@ -83,6 +85,22 @@ class Request(Reading, KeptRequest):
             "-d",
             default=Path("data"),
         ),
+    )
+    selection: str = option(
+        "Selection",
+        "Path below the data root of a YAML file with the studies and series of a row that are wanted, such as "
+        "selections/chest.yaml. Empty: all that a row finds.",
+        Section.WHAT,
+        default="",
+        path=any_file,
+        flag=Flag("YAML file with the studies and series of a row that are wanted", metavar="FILE", extra=True),
+    )
+    reselect: bool = option(
+        "Select anew",
+        "Only with a selection: what earlier runs with the same output folder have selected does not stay selected.",
+        Section.WHAT,
+        default=False,
+        flag=Flag("select anew, whatever earlier runs into the same output folder have selected", extra=True),
     )
     retrieve: str = option(
         "Images",

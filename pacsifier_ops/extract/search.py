@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
 _RANK = (ROW_EMPTY, ROW_FOUND, ROW_UNDECIDABLE, ROW_FAILED)
 
 
+#: What is kept of series that are left out.
+TOLD = (
+    "PatientID",
+    "IssuerOfPatientID",
+    "StudyDate",
+    "Modality",
+    "SeriesNumber",
+    "SeriesDescription",
+    "NumberOfSeriesRelatedInstances",
+)
+
+
 @dataclass
 class RowSearch:
     """The search for the series of one row.
@@ -33,6 +46,9 @@ class RowSearch:
         row: the row, as the step prepare wrote it.
         state, reasons, warnings: its state after the archives so far, why, and remarks.
         found: its series, each with the name of the archive.
+        roles: what each of these was selected as, see `deciding.Decision`; without a selection empty.
+        left_out: series that the selection leaves out, each with the reason.
+        undecided: number of selected series on which a rule of the selection was undecided.
     """
 
     row: dict[str, Any]
@@ -40,6 +56,9 @@ class RowSearch:
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     found: list[tuple[str, FoundSeries]] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
+    left_out: list[tuple[FoundSeries, str]] = field(default_factory=list)
+    undecided: int = 0
 
     def query(self, finder: Finder, call: Callable[..., list[FoundSeries]]) -> None:
         """Query one more archive.
@@ -103,18 +122,35 @@ class RowSearch:
 
     def lines(self) -> Iterable[Any]:
         """Yield what the step find writes: a line with the state of the row, then a line per series."""
-        kept = {key: value for key, value in self.row.items() if key not in ("keys", "exact")}
+        kept = {key: value for key, value in self.row.items() if key not in ("keys", "exact", "selected_before")}
         reason = "; ".join(self.reasons)
+        left_out = Counter(reason for _, reason in self.left_out)
         yield {
             **kept,
             "state": self.state,
             "reason": reason,
             "warnings": self.warnings,
             "series": len(self.found),
-            COUNTED: {f"rows {self.state}": 1, "series": len(self.found)},
+            COUNTED: {
+                f"rows {self.state}": 1,
+                "series": len(self.found),
+                **{f"left out {why}": count for why, count in left_out.items()},
+            },
             "studies": len({(patient_identity(s.attributes, s.study_uid), s.study_uid) for _, s in self.found}),
+            "left_out": dict(left_out),
+            "undecided": self.undecided,
         }
-        yield from ([s.study_uid, s.series_uid, s.attributes, name] for name, s in self.found)
+        roles = self.roles or [""] * len(self.found)
+        yield from (
+            [s.study_uid, s.series_uid, s.attributes, name, role]
+            for (name, s), role in zip(self.found, roles, strict=True)
+        )
+
+    def left_out_lines(self) -> Iterable[Any]:
+        """Yield a line per series that the selection leaves out."""
+        for series, reason in self.left_out:
+            told = {keyword: series.attributes.get(keyword, "") for keyword in TOLD}
+            yield [self.row["line"], series.study_uid, series.series_uid, reason, told]
 
 
 def search(
@@ -124,6 +160,7 @@ def search(
     cancelled: Callable[[], bool] = never,
     before_query: Callable[[], object] = never,
     urgency: str = NORMAL,
+    also: tuple[str, ...] = (),
 ) -> list[RowSearch]:
     """Query the archives for each row, in order.
 
@@ -134,6 +171,7 @@ def search(
         cancelled: called regularly; True ends the work.
         before_query: called before every query; an error of it ends the work.
         urgency: see `turns.Place`. Between two rows, those go first who have asked for fewer.
+        also: see `Finder`.
 
     Raises:
         PacsError: an archive could not be queried.
@@ -153,7 +191,7 @@ def search(
         if not left:
             break
         with open_session(node, leases, cancelled=cancelled, place=place) as session:
-            finder = Finder(session)
+            finder = Finder(session, also)
             for row in left:
                 before_query()
                 give_way(session, leases, place())

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from pacsifier_ops.base.config import PacsNode, node_names
 from pacsifier_ops.base.errors import ConfigError, QueryTableError, StorageError, TooManySeries, TreeError
 from pacsifier_ops.base.files import read_jsonl, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId, two_people
+from pacsifier_ops.extract import choosing, flowing
 from pacsifier_ops.extract.fetching import Moving, Retrieval, node_with_overrides, open_receivers, plan_of
 from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
 from pacsifier_ops.extract.size import Size, exceeded_limits, exceeded_space
@@ -31,26 +32,33 @@ from pacsifier_ops.runs.accounts import (
     MOVE,
     NONE,
     ROW_BAD,
+    ROWS_ANSWERED,
     SAVE,
     RowAccount,
     RunAccount,
 )
+from pacsifier_ops.runs.flow import write_flow
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
 from pacsifier_ops.runs.job import Question, begin, expect
 from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger
+from pacsifier_ops.state.selected import RowSelected, remember, remembered
 from pacsifier_ops.state.tree import Names, Tree, patient_identity
 
 if TYPE_CHECKING:
     from pacsifier_ops.query.table import QueryRow, QueryTable
+    from pacsifier_ops.selection.rules import Selection
 
 #: The archive of a run, or several archives in the order in which they are queried.
 Archives = PacsNode | Sequence[PacsNode]
 
 #: Files and folders of the run that the step prepare removes before it begins.
-KEPT = (*job.KEPT, "rows", "table", "found", "plan", "thumbnails")
+KEPT = (*job.KEPT, "rows", "table", "found", "left_out", "plan", "thumbnails")
+
+#: Adds to rows what earlier runs have selected for them.
+Remember = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
 
 
 def run_nodes(archives: Archives, request: Request) -> list[PacsNode]:
@@ -77,6 +85,7 @@ def prepare(
         The numbers of the batches.
 
     Raises:
+        InputError: the file of the selection cannot be used.
         TableRefused: the table is refused as a whole, has no usable row, or has a bad row in a strict run. The text has
             the reasons; the run's problems.txt has them with the values.
         PacsError: a node does not answer, or does not accept us.
@@ -92,7 +101,9 @@ def prepare(
     if request.retrieve == MOVE:
         request = _with_destination(request, nodes, destination)
     request = begin(run, request, KEPT)
-    batches = _write_rows(run, _read_table(run, request), most)
+    with storage_errors("the state root"):
+        selection = choosing.read_and_keep(run, request.selection)
+    batches = _write_rows(run, _read_table(run, request, selection), most, _remembered_of(run, request, selection))
     tree = Tree.open(request.out_directory, request.names)
     try:
         with tree.workplace(shared()):
@@ -109,7 +120,16 @@ def prepare(
     return batches
 
 
-def _read_table(run: Run, request: Request) -> QueryTable:
+def _remembered_of(run: Run, request: Request, selection: Selection | None) -> Remember:
+    """Return what adds to rows what earlier runs have selected for them in the same output folder."""
+    if selection is None:
+        return lambda rows: rows
+    with storage_errors("the state root"):
+        known = remembered(Tree.existing(choosing.earlier_of(run, request.out_directory)))
+    return lambda rows: choosing.with_earlier(rows, selection, known, request.reselect)
+
+
+def _read_table(run: Run, request: Request, selection: Selection | None) -> QueryTable:
     """Return the query table of a run, and note its problems.
 
     Raises:
@@ -119,6 +139,7 @@ def _read_table(run: Run, request: Request) -> QueryTable:
     from pacsifier_ops.query.table import read_query_table
 
     table = read_query_table(request.queryfile, request)
+    choosing.check_rows(table, selection)
     for problem in table.problems:
         run.note(f"query table: {problem.shown()}")
     if table.problems and (request.strict or not table.rows):
@@ -129,7 +150,7 @@ def _read_table(run: Run, request: Request) -> QueryTable:
     return table
 
 
-def _write_rows(run: Run, table: QueryTable, most: int) -> list[int]:
+def _write_rows(run: Run, table: QueryTable, most: int, with_earlier: Remember) -> list[int]:
     """Write the rows of a query table in at most `most` batches, and return the numbers of the batches."""
     reasons: dict[int, list[str]] = {}
     for problem in table.problems:
@@ -142,7 +163,7 @@ def _write_rows(run: Run, table: QueryTable, most: int) -> list[int]:
         expect(run, rows=len(table.rows), bad_rows=len(table.bad_rows), repeated_rows=len(same_as))
         for number, batch in enumerate(batches):
             rows = (table.rows[i] for i in batch)
-            run.write_part("rows", number, map(_row_of, rows))
+            run.write_part("rows", number, with_earlier(map(_row_of, rows)))
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
         run.write_part("rows", None, map(asdict, accounts))
@@ -176,6 +197,8 @@ def check_consistent(request: Request, destination: PacsNode | str | None) -> No
         raise ConfigError(f"retrieve is none of {', '.join(RETRIEVE)}")
     if request.search not in SEARCH:
         raise ConfigError(f"search is none of {', '.join(SEARCH)}")
+    if request.reselect and not request.selection:
+        raise ConfigError("reselect applies to a selection only; switch it off, or give the option selection")
     wrong = []
     if destination is not None and request.retrieve != MOVE:
         wrong.append("destination applies to move only; leave it empty, or set retrieve to move")
@@ -239,7 +262,8 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
         cancelled: called regularly; True ends the work.
 
     Returns:
-        The number of rows in each state, and of series found (`series`).
+        The number of rows in each state, of series found (`series`), and of those that the selection leaves out
+        (`left_out`).
 
     Raises:
         PacsError: an archive could not be queried.
@@ -251,10 +275,19 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
     request = Request.of(run)
     rows = list(read_jsonl(run.part("rows", batch)))
     go_on = partial(approvals.stop_if_cancelled, run)
-    searches = search(rows, run_nodes(archives, request), request.search, cancelled, go_on, request.urgency)
+    nodes, selection = run_nodes(archives, request), choosing.kept(run)
+    also = selection.keywords() if selection else ()
+    searches = search(rows, nodes, request.search, cancelled, go_on, request.urgency, also)
+    if selection:
+        choosing.choose(searches, selection, nodes, cancelled, go_on)
     with storage_errors("the state root"):
+        if selection:
+            run.write_part("left_out", batch, chain.from_iterable(row.left_out_lines() for row in searches))
         run.write_part("found", batch, chain.from_iterable(row.lines() for row in searches))
-    return dict(Counter(row.state for row in searches)) | {"series": sum(len(row.found) for row in searches)}
+    counts = {"series": sum(len(row.found) for row in searches)}
+    if selection:
+        counts["left_out"] = sum(len(row.left_out) for row in searches)
+    return dict(Counter(row.state for row in searches)) | counts
 
 
 # plan
@@ -372,11 +405,38 @@ def plan(run: Run, archives: Archives) -> Plan:
         counts = {"units": len(units), "series": len(order), "instances": instances}
         size_values = {name: asdict(size) for name, size in sizes.items()}
         limits = {"sizes": size_values, "over": over, "exceeds": exceeds, "digest": _digest(request, order)}
-        write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits})
+        selects = choosing.is_kept(run)
+        flow = _write_flow(run) if selects else {}
+        write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits, **flow})
         expect(run, series=len(order), instances=instances)
+        if request.retrieve == SAVE and selects:
+            remember(tree, shared(), _selected(run, {item.series for item in order}))
     if request.retrieve == NONE and not request.info:
         units, units_of = [], {}
     return Plan(units, len(order), instances, len(conflicts.patients), units_of)
+
+
+def _write_flow(run: Run) -> dict[str, Any]:
+    """Write the lists of the selection, and return what plan.json has of it: people look at them before they answer."""
+    lines = flowing.chosen(run)
+    write_flow(run.folder, lines)
+    choosing.write_list(run)
+    expect(run, **{f"left out {line.left_out}": line.series or 0 for line in lines if line.left_out and line.series})
+    return {"flow": list(map(asdict, lines))}
+
+
+def _selected(run: Run, planned: Container[SeriesId]) -> Iterator[tuple[str, RowSelected]]:
+    """Yield what was selected for each row that was answered, as far as it is to be fetched."""
+    for part in run.parts("found"):
+        records = read_jsonl(part)
+        for row in records:
+            series = [
+                [study, series, role]
+                for study, series, _, _, role in islice(records, row["series"])
+                if SeriesId(study, series) in planned
+            ]
+            if row["state"] in ROWS_ANSWERED:
+                yield row["key"], RowSelected(row["rules"], series)
 
 
 def _assign_folders(tree: Tree, items: Iterable[_CohortSeries]) -> None:
@@ -494,7 +554,7 @@ def _merge(run: Run) -> Iterator[_CohortSeries]:
     for part in run.parts("found"):
         records = read_jsonl(part)
         for row in records:
-            for study_uid, series_uid, attributes, pacs in islice(records, row["series"]):
+            for study_uid, series_uid, attributes, pacs, *_ in islice(records, row["series"]):
                 new = _CohortSeries(study_uid, series_uid, attributes, pacs)
                 known = wanted.setdefault(new.series, [])
                 item = next((item for item in known if item.has_same_patient(new)), None)
@@ -621,7 +681,9 @@ def question(run: Run) -> CohortQuestion | None:
     granted = decision and (decision.digest, decision.word) == (plan["digest"], approvals.APPROVED)
     if granted or not plan["exceeds"]:
         return None
-    return CohortQuestion(plan["digest"], [*plan["exceeds"], *_size_sentences(plan)])
+    return CohortQuestion(
+        plan["digest"], [*plan["exceeds"], *_size_sentences(plan), *flowing.sentences(plan, names=False)]
+    )
 
 
 def _size_sentences(plan: Mapping[str, Any]) -> list[str]:
@@ -629,12 +691,18 @@ def _size_sentences(plan: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {text}" if len(sizes) > 1 else text for name in sizes for text in Size(**sizes[name]).sentences()]
 
 
+def told_of_selection(run: Run) -> list[str]:
+    """Return what the selection of a run does, in counts; nothing without one, or before its plan."""
+    return flowing.sentences(plan_of(run)) if is_planned(run) else []
+
+
 def counts(run: Run) -> dict[str, Any]:
     """Return how large the cohort of a run is: what is to be fetched, or would be, without what was fetched before.
 
     Returns:
         `rows` by state; `series`, `images`, `gigabytes` (10^9 bytes) and `hours`, of all archives; `sentences` for
-        people; `over`: a sentence for each limit that the cohort exceeds. No value of the table is among them.
+        people; `over`: a sentence for each limit that the cohort exceeds; with a selection `flow`, see `FlowLine`. No
+        value of the table is among them.
 
     Raises:
         NotApproved: the step plan has not ended.
@@ -645,8 +713,9 @@ def counts(run: Run) -> dict[str, Any]:
     return {
         "rows": progress_of(run).rows,
         **sums,
-        "sentences": _size_sentences(plan),
+        "sentences": [*_size_sentences(plan), *flowing.sentences(plan)],
         "over": plan.get("over", plan["exceeds"]),
+        **({"flow": plan["flow"]} if "flow" in plan else {}),
     }
 
 

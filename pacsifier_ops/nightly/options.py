@@ -25,6 +25,7 @@ from pacsifier_ops.query.options import Refused, read_options
 from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.reading import AS_IT_IS, CHOICES, Reading, given
 from pacsifier_ops.runs.accounts import MOVE, SAVE
+from pacsifier_ops.selection.reading import read_selection
 from pacsifier_ops.study.project import Study
 
 #: Raises ConfigError if there is no connection with this name.
@@ -131,6 +132,15 @@ def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tu
         else:
             if reason := reserved(path):
                 yield "out_directory", reason
+    if options.get("selection"):
+        try:
+            read_selection(confined(options["selection"], settings.data_root(), "it"))
+        except PathRefused:
+            yield "selection", "leads outside the data root; give a path below it"
+        except Refused as error:
+            yield from (("selection", reason) for reason in error.reasons)
+    elif options.get("reselect"):
+        yield "reselect", "goes with a selection, and there is none; give selection, or remove it"
     for key in ("pacs", "destination"):
         if key in options:
             try:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.runs.approvals import CANCELLED, REJECTED, Decision
 from pacsifier_ops.runs.figures import Figures, status_of
+from pacsifier_ops.runs.flow import FlowLine
 
 COMPLETE, INCOMPLETE, UNBALANCED = "complete", "incomplete", "unbalanced"
 #: Verdicts, and the exit codes of the commands. CANCELLED and REJECTED: a person ended the run before it was complete.
@@ -27,8 +28,10 @@ SAVE, NONE, MOVE, UPLOAD = "save", "none", "move", "upload"
 #: States of a query row.
 ROW_FOUND, ROW_EMPTY, ROW_BAD = "found", "empty", "bad"
 ROW_UNDECIDABLE, ROW_FAILED, ROW_CONFLICT = "undecidable", "failed", "conflict"
+#: The archive has series for the row, and the selection leaves all of them out.
+ROW_UNSELECTED = "unselected"
 #: States of a row that the archive has answered. All others make the run incomplete.
-ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY)
+ROWS_ANSWERED = (ROW_FOUND, ROW_EMPTY, ROW_UNSELECTED)
 
 #: States of a series. `listed`: the run lists series without fetching them.
 SERIES_COMPLETE, SERIES_LISTED = "complete", "listed"
@@ -86,6 +89,7 @@ class RowAccount:
         studies: number of studies of these series. One accession number may have several studies; all are taken.
         reason: why the row was not answered, in words, without values.
         warnings: remarks, without values.
+        left_out: number of series that the selection leaves out, by reason.
     """
 
     line: int
@@ -95,6 +99,7 @@ class RowAccount:
     reason: str = ""
     warnings: list[str] = field(default_factory=list)
     studies: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -206,6 +211,9 @@ class RunAccount:
         quarantine: number of objects in the run's quarantine, by reason.
         notes: cells of the query table that were read in another way than they are written, in words, without values.
         ended: the decision of a person that ended the run.
+        selection: SHA-256 of the file of the selection (`digest`), and number of selected series on which a rule was
+            undecided; empty without a selection.
+        flow: the flow from what was asked for to what was fetched; empty without a selection.
     """
 
     run: str
@@ -224,6 +232,8 @@ class RunAccount:
     quarantine: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ended: Decision | None = None
+    selection: dict[str, Any] = field(default_factory=dict)
+    flow: list[FlowLine] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -257,6 +267,8 @@ class RunAccount:
             "series": len(self.series),
             "bad_files": len(self.bad_files),
         }
+        if self.selection:
+            counted["left_out"] = sum(sum(row.left_out.values()) for row in self.rows)
         totals = {**counted, **{name: total(name) for name in names}}
         return {**totals, "quarantined": totals["quarantined"] + self.unasked}
 
@@ -271,6 +283,7 @@ class RunAccount:
             "rows": count_by(self.rows, "state"),
             "series": count_by(self.series, "state"),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
+            **({"flow": list(map(asdict, self.flow))} if self.flow else {}),
         }
 
     def figures(self) -> Figures:

@@ -117,6 +117,7 @@ def _of_series(series: SeriesAccount) -> dict[str, Any]:
 
 def _of_row(row: RowAccount) -> dict[str, Any]:
     reason = row.reason or ("nothing in the archive answers this row" if row.state == ROW_EMPTY else "")
+    reason = reason or "; ".join(f"{count} left out: {why}" for why, count in row.left_out.items())
     return {**row.keys, **_NO_FILES, "Expected": 0, "Status": row.state, "Reason": reason or "; ".join(row.warnings)}
 
 

@@ -39,6 +39,7 @@ class Progress:
     Attributes:
         rows: rows of the query table by state; empty where there is none.
         series: series by state; before the run has a plan, those found so far are waiting.
+        left_out: series that a selection leaves out, by reason; until there is a plan, once for each row.
         planned: whether the number of series is final.
         expected: images of the cohort, as far as the archive told before they were fetched.
         images: images so far, by present, received, missing, unverifiable, quarantined; in a de-identification, or
@@ -50,6 +51,7 @@ class Progress:
 
     rows: dict[str, int] = field(default_factory=dict)
     series: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     planned: bool = False
     expected: int = 0
     images: dict[str, int] = field(default_factory=dict)
@@ -80,6 +82,7 @@ def progress_of(run: Run) -> Progress:
     rows |= {ROW_BAD: whole.get("bad_rows", 0), REPEATED: whole.get("repeated_rows", 0)} | waiting
     progress = Progress(rows=_without_zeros(rows))
     progress.planned, progress.expected = "series" in whole, whole.get("instances", 0)
+    progress.left_out = _without_zeros(_of("left out", whole if progress.planned else found))
     series = _of("series", results)
     waiting = {WAITING: whole.get("series", found["series"]) - sum(series.values())}
     progress.series = _without_zeros({**series, **waiting})

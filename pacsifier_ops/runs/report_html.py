@@ -17,6 +17,7 @@ from pacsifier_ops.runs.accounts import (
     ROW_FAILED,
     ROW_FOUND,
     ROW_UNDECIDABLE,
+    ROW_UNSELECTED,
     ROWS_ANSWERED,
     SAVE,
     SERIES_COMPLETE,
@@ -33,6 +34,7 @@ from pacsifier_ops.runs.accounts import (
     count_by,
     headline,
 )
+from pacsifier_ops.runs.flow import drawing
 from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
 
 #: Maximum number of UIDs shown for a series; accounts.json has all.
@@ -49,6 +51,7 @@ class _State(NamedTuple):
 _ROW_STATES = {
     ROW_FOUND: _State("good", "series match the row"),
     ROW_EMPTY: _State("empty", "the archive answered: nothing matches the row"),
+    ROW_UNSELECTED: _State("empty", "series match the row, and the selection leaves all of them out"),
     ROW_BAD: _State("bad", "the row cannot be used as it is written"),
     ROW_UNDECIDABLE: _State("bad", "the answers of the archive do not show whether they match the row"),
     ROW_CONFLICT: _State("bad", "the row contradicts another source or row"),
@@ -168,6 +171,8 @@ def render(account: RunAccount) -> str:
         empty=[row.line for row in account.rows if row.state == ROW_EMPTY],
         modalities=_modalities(account, words),
         row_counts=list(count_by(account.rows, "state").items()),
+        flow=drawing(account.flow),
+        unselected=[row.line for row in account.rows if row.state == ROW_UNSELECTED],
         passed_over=sorted(account.passed_over.items(), key=lambda pair: (-pair[1], pair[0])),
         more=[_MORE[name].column for name in words.more],
         more_of=lambda series: [getattr(series, name) for name in words.more],
@@ -271,6 +276,8 @@ def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, ob
         ]
     else:
         lines.append(("Asked", len(account.rows), f"rows of the query table; {empty:,} found nothing"))
+        if account.selection:
+            lines += _selected(account)
         if several := int(totals["rows_with_several_studies"]):
             lines.append(("With several studies", several, "rows that found more than one study; all of them count"))
     expected = words.expected + (f"; none for {without:,} series" if without else "")
@@ -291,6 +298,18 @@ def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, ob
             (f"Bytes {words.arrived}", size(totals["bytes"]), f"{int(totals['bytes']):,} bytes"),
             ("Rate", rate, f"bytes {words.arrived} over the duration of the run"),
         ]
+    return lines
+
+
+def _selected(account: RunAccount) -> list[tuple[object, object, object]]:
+    """Return the lines of the account about the selection."""
+    none, out = count_by(account.rows, "state").get(ROW_UNSELECTED, 0), int(account.totals()["left_out"])
+    lines: list[tuple[object, object, object]] = [
+        ("Nothing selected", none, "rows that found series, all of which the selection leaves out"),
+        ("Left out", out, "series of rows that the selection leaves out, by the rules below"),
+    ]
+    if undecided := account.selection["undecided"]:
+        lines.append(("Undecided", undecided, "series of rows selected although an exclude was undecided"))
     return lines
 
 

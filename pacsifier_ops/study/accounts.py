@@ -18,7 +18,7 @@ object in the de-identification, the approved list of files, the confirmations o
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pacsifier_ops.base.identity import SeriesId
@@ -35,6 +35,7 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.approvals import Decision
 from pacsifier_ops.runs.figures import Figures
+from pacsifier_ops.runs.flow import FlowLine
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.release import Released
 from pacsifier_ops.study.run import NOT_RUN, NOTHING_NEW, OFF
@@ -42,6 +43,9 @@ from pacsifier_ops.study.run import NOT_RUN, NOTHING_NEW, OFF
 #: States of an instance; see above. `excluded` and `quarantined` are those of the de-identification.
 DELIVERED, MISSING, UNVERIFIABLE = "delivered", "missing", "unverifiable"
 STATES = (DELIVERED, EXCLUDED, QUARANTINED, MISSING, UNVERIFIABLE)
+
+#: States of instances that are not delivered.
+LOST = (EXCLUDED, QUARANTINED, MISSING)
 
 #: The release: the place, beside the stages, where instances can be lost.
 RELEASED = "release"
@@ -142,7 +146,7 @@ class StudyRow:
     """A row of the query table. Its instances are those of its series; other rows may ask for the same series.
 
     Attributes:
-        line, keys, state, series, studies, reason, warnings: see `accounts.RowAccount`; keys are identifying.
+        line, keys, state, series, studies, reason, warnings, left_out: see `accounts.RowAccount`; keys are identifying.
         counts: sums of its series, by the names in COUNTS and `expected`.
     """
 
@@ -153,6 +157,7 @@ class StudyRow:
     reason: str = ""
     warnings: list[str] = field(default_factory=list)
     studies: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -228,6 +233,8 @@ class StudyAccount:
         beyond: released objects that this query table does not ask for: earlier ones did.
         discrepancies: contradictions between records, in words, without values.
         ended: the decision of a person that ended the run.
+        selection: SHA-256 of the file of the selection; empty without one.
+        flow: the flow from what was asked for to what was delivered; empty without a selection.
     """
 
     run: str
@@ -262,6 +269,8 @@ class StudyAccount:
     approvers: list[str] = field(default_factory=list)
     ethics: str = ""
     expires: str = ""
+    selection: str = ""
+    flow: list[FlowLine] = field(default_factory=list)
 
     @property
     def balanced(self) -> bool:
@@ -354,6 +363,7 @@ class StudyAccount:
             "series": count_by(self.series, "state"),
             "modalities": dict(Counter(plain_modality(series.modality) for series in self.series).most_common()),
             "stages": {stage.stage: stage.verdict for stage in self.stages},
+            **({"flow": list(map(asdict, self.flow))} if self.flow else {}),
         }
 
     def figures(self) -> Figures:

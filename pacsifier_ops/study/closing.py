@@ -9,15 +9,18 @@ from typing import Any
 
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.deid import outcome as deidentified
+from pacsifier_ops.extract import choosing, flowing
 from pacsifier_ops.extract import outcome as extracted
+from pacsifier_ops.extract.run import Request
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UNBALANCED
 from pacsifier_ops.runs.approvals import Decision
+from pacsifier_ops.runs.flow import DELIVERED, FlowLine
 from pacsifier_ops.runs.folder import Run, now, stage_folder, stage_run
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.state.tree import marker_of
 from pacsifier_ops.study import run as stages
-from pacsifier_ops.study.accounts import COUNTS, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
+from pacsifier_ops.study.accounts import COUNTS, LOST, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
 from pacsifier_ops.study.chain import Chain, from_archive, from_folder, from_gateway
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, folder_of, released_objects, released_of
@@ -72,6 +75,8 @@ def close(run: Run) -> StudyAccount:
         account.rows = _rows(run, asking, account.series)
     else:
         account.series = list(from_folder(run, chain) if account.deidentifies else from_gateway(run))
+    if asking:
+        _add_flow(account, Run(stage_folder(run, asking)))
     objects = sum(1 for _ in released_objects(run)) if account.released and account.deidentifies else 0
     account.beyond = max(0, objects - sum(series.released for series in account.series))
     unbalanced = [stage.stage for stage in account.stages if stage.verdict == UNBALANCED]
@@ -79,6 +84,29 @@ def close(run: Run) -> StudyAccount:
     if chain.twice:
         account.discrepancies.append(f"{chain.twice} files of the data set are claimed by two instances each")
     return account
+
+
+def _add_flow(account: StudyAccount, asked: Run) -> None:
+    """Add the flow of the cohort, if the study selects: that of the stage which asks the archive, and the delivery."""
+    if not (lines := extracted.flow(asked)):
+        return
+    account.selection = choosing.told(asked)["digest"]
+    lines = flowing.with_fetched(asked, Request.of(asked).retrieve, lines, extracted.series(asked))
+    tally, lost = flowing.tally_of(asked), Counter[str]()
+    for one in account.series:
+        there, losses = one.delivered + one.unverifiable, {state: getattr(one, state) for state in LOST}
+        if there:
+            lost.update(losses)
+        why = "" if there else max(losses, key=losses.__getitem__)
+        if one.received:
+            count = there or one.instances
+            tally.add(bool(there), why, one.lines, one.patient, one.study_uid, one.series_uid, count)
+    account.flow = [
+        *lines,
+        *tally.left_out(DELIVERED, 0, 0),
+        *(FlowLine(DELIVERED, f"images {state}", instances=count) for state, count in lost.items() if count),
+        tally.line(DELIVERED, 1),
+    ]
 
 
 def _stage(run: Run, stage: str, params: Mapping[str, Any] | None) -> StageAccount:

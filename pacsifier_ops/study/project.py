@@ -93,6 +93,10 @@ class Study(Reading, KeptRequest):
         help="Any bad row ends the run before the PACS is asked. Otherwise the good rows run.",
         section=Section.WHAT,
     )
+    selection: str = same(Request, "selection")
+    reselect: bool = same(
+        Request, "reselect", help="Only with a selection: what earlier runs of the study have selected does not stay."
+    )
     without: tuple[str, ...] = option(
         "Without",
         "Steps that the study leaves out.",
@@ -423,6 +427,10 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "tell", str(error).removeprefix("it: ")
     if not study["queryfile"] and stages.EXTRACT not in without:
         yield "queryfile", "is missing; give the query table, or the id of a request"
+    if study["reselect"] and not study["selection"]:
+        yield "reselect", "goes with a selection, and there is none; give selection, or remove it"
+    if study["selection"] and stages.EXTRACT in without and not study["move"]:
+        yield "selection", "is about what the archive has, and the study asks none; remove it"
     if study["release"] == LIMIT and study["release_by"] == ANOTHER:
         yield "release_by", "asks for another person, and release: limit may ask nobody; set release to ask"
     if study["source"] == CUSTOM and not study["mappingfile"]:
@@ -441,6 +449,15 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "album_name" if study["album_name"] else "karnak", "karnak and album_name go together; give both"
     if study["album_name"] and not _TAG_TEXT.fullmatch(study["album_name"]):
         yield "album_name", "does not fit into a tag; give at most 64 ASCII characters, no backslash"
+
+
+def selection_file(study: Study) -> Path | str:
+    """Return the path of the file with the selection of a study; empty without one.
+
+    Raises:
+        PathRefused: it leads outside the data root.
+    """
+    return confined(study.selection, settings.data_root(), "selection") if study.selection else ""
 
 
 def stages_for(study: Study, run: str) -> dict[str, dict[str, Any] | None]:

@@ -31,11 +31,13 @@ from pacsifier_ops.runs.accounts import (
     INCOMPLETE,
     ROW_EMPTY,
     ROW_FOUND,
+    ROW_UNSELECTED,
     SERIES_UNVERIFIABLE,
     UNBALANCED,
     headline,
     plain_modality,
 )
+from pacsifier_ops.runs.flow import drawing, write_flow
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.runs.job import write_accounts, write_summary
 from pacsifier_ops.runs.pages import Bar, VerdictBox, left_to_do, page
@@ -67,7 +69,7 @@ KINDS = {
 }
 _SERIES_KINDS = {COMPLETE: "good", INCOMPLETE: "bad", SERIES_UNVERIFIABLE: "doubt"}
 _STAGE_KINDS = {COMPLETE: "good", INCOMPLETE: "doubt", OFF: "empty", NOTHING_NEW: "empty"}
-_ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty"}
+_ROW_KINDS = {ROW_FOUND: "good", ROW_EMPTY: "empty", ROW_UNSELECTED: "empty"}
 
 #: Names of the stages, for people.
 STAGES = {RELEASED: "Release", **{name: stage.title for name, stage in stages.TABLE.items()}}
@@ -145,6 +147,7 @@ def write_report(run: Run, account: StudyAccount) -> None:
         write_table(run.folder / "rows.csv", {**dict.fromkeys(names, TEXT), **ROW_COLUMNS}, rows)
         lines = (_cells_of_series(series) for series in account.series)
         write_table(run.folder / "series.csv", SERIES_COLUMNS, lines)
+        write_flow(run.folder, account.flow)
         write_atomic(run.report, render(account, contact_sheets(run)))
     write_summary(run, account)
 
@@ -159,6 +162,7 @@ def _head(account: StudyAccount) -> dict[str, Any]:
         "released": asdict(account.released) if account.released else None,
         "removal": asdict(account.removal),
         "ended": asdict(account.ended) if account.ended else None,
+        "flow": [asdict(line) for line in account.flow],
     }
     return {
         **plain,
@@ -170,7 +174,8 @@ def _head(account: StudyAccount) -> dict[str, Any]:
 
 
 def _cells_of_row(row: StudyRow) -> dict[str, Any]:
-    remarks = "; ".join(filter(None, [row.reason, *row.warnings]))
+    left_out = (f"{count} left out: {why}" for why, count in row.left_out.items())
+    remarks = "; ".join(filter(None, [row.reason, *row.warnings, *left_out]))
     own = {"line": row.line, "state": row.state, "series": row.series, "studies": row.studies, "reason": remarks}
     return {**own, **row.counts}
 
@@ -217,6 +222,7 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
         # Only an absolute path becomes a link.
         folder=folder.as_uri() if folder.is_absolute() else "",
         chain=chain(account),
+        flow=drawing(account.flow),
         state_bars=[state_bar(account), *_node_bars(account)],
         reasons=reasons(account),
         stage_names=STAGES,
@@ -300,7 +306,9 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
         empty = sum(row.state == ROW_EMPTY for row in account.rows)
         bad = len(account.bad_rows)
         several = totals["rows_with_several_studies"]
+        unselected = sum(row.state == ROW_UNSELECTED for row in account.rows)
         remarks = [f"{empty:,} found nothing" if empty else "", f"{bad:,} not answered" if bad else ""]
+        remarks.append(f"{unselected:,} selected nothing" if unselected else "")
         remarks.append(f"{several:,} found several studies" if several else "")
         rows.append(Station("Asked", None, ", ".join(filter(None, remarks)), head=plural(len(account.rows), "row")))
     found = Station("Found", None, f"of {plural(totals['patients'], 'patient')}", head=f"{totals['series']:,} series")

@@ -5,6 +5,7 @@
 | request.json                | set_up     | the study, see `project.Study`                                     |
 | stages.json                 | set_up     | the conf of the DAG of each stage; null: it is switched off        |
 | project.yaml                | set_up     | a copy of the project file                                         |
+| selection.yaml              | set_up     | a copy of the file of the selection, which the stages take         |
 | stages/<run>-<stage>/       | the stage  | the run folder of a stage                                          |
 | output.jsonl                | check      | path, size and SHA-256 of every file of the de-identified data set |
 | identified.jsonl            | check      | the same of the identified files, if they are handed over          |

@@ -18,6 +18,7 @@ from pacsifier_ops.base.files import private_folder, read_json, storage_errors, 
 from pacsifier_ops.base.given import read_given
 from pacsifier_ops.base.places import kept_as
 from pacsifier_ops.base.words import plural
+from pacsifier_ops.extract import choosing
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
@@ -39,6 +40,7 @@ from pacsifier_ops.study.project import (
     TABLE,
     Study,
     read_project,
+    selection_file,
     stages_for,
 )
 from pacsifier_ops.study.release import (
@@ -97,6 +99,7 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
     study.refuse_expired()
     _check_against_file(study)
     with storage_errors("the state root"):
+        choosing.read_and_keep(run, str(selection_file(study)))
         study.keep(run)
         keep_stages(run, stages_for(study, run.name))
         if study.verify == ALL:

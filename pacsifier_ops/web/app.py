@@ -38,6 +38,7 @@ from starlette.types import Message, Receive, Scope, Send
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError, InputError, NotApproved, PacsifierError
 from pacsifier_ops.extract import intake
+from pacsifier_ops.extract.choosing import lists_of
 from pacsifier_ops.extract.steps import counts
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import OUR_PREFIX, PREFIX
@@ -399,6 +400,14 @@ def show_stage(
         return _page(request, run, None)
     part = Run(stage_folder(folder, stage))
     return _page(request, run, report_of(part) if page == "report" else part.folder / f"{page}.html", beside)
+
+
+@app.get("/runs/{dag_id}/{run_id}/lists/{name}")
+def show_list(run: IdentifiedRunDep, name: str) -> FileResponse:
+    """Return a list of the selection of a run, or of that of a stage which asks the archive."""
+    if path := lists_of(_folder(run)).get(name):
+        return FileResponse(path, filename=name, headers={"X-Content-Type-Options": "nosniff"})
+    raise HTTPException(404, "This run has no such list (yet).")
 
 
 @app.get("/runs/{dag_id}/{run_id}/findings")

@@ -84,6 +84,18 @@ class Job:
         return {section: options for section, options in found.items() if options}
 
 
+def _check_selection(conf: Mapping[str, Any]) -> Iterator[Remark]:
+    """Yield what is wrong with the file of the selection; nothing where the page does not see data."""
+    from pacsifier_ops.selection.reading import read_selection
+
+    if conf["selection"] and settings.data_root().is_dir():
+        try:
+            read_selection(data_path(conf["selection"], "selection"))
+        except Refused as error:
+            for reason in error.reasons:
+                yield Remark("selection", reason)
+
+
 def _check_extract(conf: Mapping[str, Any]) -> Iterator[Remark]:
     from pacsifier_ops.extract.steps import check_consistent
 
@@ -95,6 +107,7 @@ def _check_extract(conf: Mapping[str, Any]) -> Iterator[Remark]:
         Window.parse(conf["window"] or "")
     except ConfigError as error:
         yield Remark.of("window", error)
+    yield from _check_selection(conf)
     try:
         table = table_path(conf["queryfile"])
         request = request_of(Request, conf, queryfile=table, **reading_options(conf["queryfile"], conf))
@@ -118,6 +131,7 @@ def _check_study(conf: Mapping[str, Any]) -> Iterator[Remark]:
         return
     for option, message in contradictions(given):
         yield Remark.of(option, message)
+    yield from _check_selection(conf)
     try:
         table_path(conf["queryfile"] or "")
     except PacsifierError as error:

@@ -16,6 +16,7 @@ from pacsifier_ops.runs.accounts import (
     INCOMPLETE,
     ROW_EMPTY,
     ROW_FOUND,
+    ROW_UNSELECTED,
     SERIES_COMPLETE,
     SERIES_LISTED,
     SERIES_RECALLED,
@@ -44,7 +45,7 @@ from pacsifier_ops.web.views import (
 #: Kind (colour) of the parts of a bar, by state. Other states are failures.
 _KINDS = {
     **dict.fromkeys((ROW_FOUND, SERIES_COMPLETE, "present"), "good"),
-    **dict.fromkeys((ROW_EMPTY, REPEATED), "empty"),
+    **dict.fromkeys((ROW_EMPTY, ROW_UNSELECTED, REPEATED), "empty"),
     SERIES_LISTED: "listed",
     **dict.fromkeys((SERIES_UNVERIFIABLE, SERIES_RECALLED), "doubt"),
     **dict.fromkeys(("received", "de-identified", TAGGED, DONE), "fresh"),
@@ -284,6 +285,11 @@ def _progress_bars(progress: Progress, summary: Mapping[str, Any]) -> Iterator[B
         yield Bar.of("Rows of the query table", plural(sum(rows.values()), "row"), _parts(rows))
     if several := summary.get("totals", {}).get("rows_with_several_studies"):
         yield f"{plural(several, 'row')} found several studies, all of which are included."
+    if progress.left_out:
+        selected, so_far = sum(series.values()), "" if progress.planned else " so far"
+        out = sorted(progress.left_out.items(), key=lambda one: -one[1])
+        parts = [("selected", selected, "good"), *((f"left out: {why}", count, "empty") for why, count in out)]
+        yield Bar.of("Series found", f"{selected + sum(progress.left_out.values()):,}{so_far}", parts)
     if series:
         so_far = "" if progress.planned or summary else " so far"
         yield Bar.of("Series", f"{sum(series.values()):,}{so_far}", _parts(series))

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import InputError, PacsifierError
 from pacsifier_ops.deid.outcome import sheets
+from pacsifier_ops.extract.choosing import lists_of
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.runs import approvals
@@ -173,6 +174,7 @@ class RunView:
         folder: name of the run's folder; empty: it has none.
         stages: stages by name, in order.
         study: None if the run is not one of a study.
+        lists: names of the lists of its selection; none for users who may not see content that identifies.
         waiting: what it waits for, and its expected end; None after its end.
     """
 
@@ -200,6 +202,7 @@ class RunView:
     folder: str = ""
     stages: Mapping[str, StageView] = field(default_factory=dict)
     study: StudyView | None = None
+    lists: Sequence[str] = ()
     waiting: Waiting | None = None
 
     @property
@@ -342,6 +345,7 @@ def view_of(
     view = replace(
         view,
         progress=progress_of(folder),
+        lists=list(lists_of(folder)) if readable else [],
         summary=summary_of(folder) or None,
         report=report_of(folder) is not None,
         sheets=len(sheets(folder)),

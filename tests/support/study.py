@@ -61,7 +61,9 @@ class StudyRun:
 
     def fetch(self) -> None:
         stage, params = stage_run(self.run, EXTRACT), self.params(EXTRACT)
-        request = Request(self.data / "table.csv", self.data / params["out_directory"], info=True)
+        selection = str(self.data / params["selection"]) if params["selection"] else ""
+        out = self.data / params["out_directory"]
+        request = Request(self.data / "table.csv", out, info=True, selection=selection, reselect=params["reselect"])
         for batch in extraction.prepare(stage, request, self.node):
             extraction.find(stage, self.node, batch)
         for unit in extraction.plan(stage, self.node).units:

@@ -277,8 +277,9 @@ async function countFirst() {
   const say = (...what) => $("counted").replaceChildren(...what);
   const table = taken.request;
   try {
-    const { queryfile, pacs, search, config, strict, out_directory } = conf();
-    const only = { queryfile, pacs, search, config, strict, ...ofTable, retrieve: "none", info: false };
+    const { queryfile, pacs, search, config, strict, selection, reselect, out_directory } = conf();
+    const asked = { queryfile, pacs, search, config, strict, selection, reselect };
+    const only = { ...asked, ...ofTable, retrieve: "none", info: false };
     only.out_directory = out_directory ?? `counts/${table.replace(/[^\w-]/g, "_")}`;
     for (const name of Object.keys(only)) if (only[name] === undefined) delete only[name];
     const answer = await post(`${api}/dags/${EXTRACT}/dagRuns`, { logical_date: null, conf: only });
@@ -311,7 +312,7 @@ const about = (amount, unit) =>
 function countLines(counts) {
   const asked = Object.values(counts.rows).reduce((sum, one) => sum + one, 0);
   const line = [
-    `${count(counts.rows.found ?? 0, "row", "rows")} of ${asked.toLocaleString("en")} found something`,
+    `${count((counts.rows.found ?? 0) + (counts.rows.unselected ?? 0), "row", "rows")} of ${asked.toLocaleString("en")} found something`,
     count(counts.series, "series", "series"),
     `about ${count(counts.images, "image", "images")}`,
     counts.gigabytes < 1 ? about(1000 * counts.gigabytes, "MB") : about(counts.gigabytes, "GB"),
