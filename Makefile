@@ -1,6 +1,6 @@
 # `make` or `make help` says what there is. Needs python3 (3.11 or newer) and make; everything else is fetched.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-fast lint bench bench-quick up setup-docker build-docker lock clean
+.PHONY: help setup setup-dev demo demo-cohort test test-fast lint bench bench-quick up setup-docker build-docker lock clean
 
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 RUN := .venv/bin/python
@@ -29,6 +29,7 @@ endef
 help:
 	@echo "make setup          install everything into .venv (the other targets do it themselves)"
 	@echo "make demo           embedded PACS, the study DAG on a sample table, its result in demo/studies"
+	@echo "make demo-cohort  … and one from an OMOP database, with a selection, a linker and NIfTI, in demo/studies/cohort"
 	@echo "make up             Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
 	@echo "make build-docker   the image of docker-compose.yml, tagged with the version and latest"
 	@echo "make setup-docker   .env, secrets and folders for docker-compose.yml, those that are not there"
@@ -48,6 +49,9 @@ setup-dev:
 
 demo: setup
 	@$(RUN) -m pacsifier_ops.onebox.demo
+
+demo-cohort: setup
+	@$(RUN) -m pacsifier_ops.onebox.demo cohort
 
 up: setup
 	@exec $(RUN) -m pacsifier_ops.onebox.up $(ARGS)

@@ -1,6 +1,6 @@
-"""`make demo`: a study from a sample table to a released data set, with two embedded PACS, in one folder.
+"""`make demo` and `make demo-cohort`: studies from a table to a released data set, with two embedded PACS, in one folder.
 
-It needs no server and no root. A second run finds that everything is there.
+They need no server and no root. A second run finds that everything is there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,28 +26,79 @@ from pacsifier_ops.runs.folder import stage_folder
 from pacsifier_ops.study.run import STAGES
 
 HOME = REPO / "demo"
-PROJECT = "demo"
-STUDY = HOME / "studies" / PROJECT
 
-#: The project file of the study. Pseudonyms come from a secret of the project; a complete data set is released without
-#: a question.
-PROJECT_FILE = f"""\
-project: {PROJECT}
+
+@dataclass(frozen=True)
+class Demo:
+    """A demonstration.
+
+    Attributes:
+        project: name of its project.
+        options: the project file, without the project. Pseudonyms come from a secret of the project; a complete data
+            set is released without a question.
+        files: files below `include/` that it needs, by their path below its home.
+    """
+
+    project: str
+    options: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the study."""
+        return HOME / "studies" / self.project
+
+    @property
+    def project_file(self) -> str:
+        """Path of the project file, below the data root."""
+        return f"projects/{self.project}.yaml"
+
+    def write(self) -> None:
+        """Write the files of the demonstration."""
+        for name, source in self.files.items():
+            (HOME / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPO / "include" / source, HOME / name)
+        path = HOME / self.project_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"project: {self.project}\n{self.options}", encoding="utf-8")
+
+
+DEMOS = {
+    "study": Demo(
+        "demo",
+        """\
 queryfile: queries/demo.csv
 source: local
 release: limit
 dicomdir: true
 upload: research_node
-"""
+""",
+        {"queries/demo.csv": "queries/demo.csv"},
+    ),
+    "cohort": Demo(
+        "cohort",
+        """\
+queryfile: omop/omop.duckdb
+sql: omop/operations.sql
+columns: PatientID = PatientID
+selection: omop/selection.yaml
+source: local
+release: limit
+convert: bids
+""",
+        {f"omop/{name}": f"omop/{name}" for name in ("operations.sql", "selection.yaml")},
+    ),
+}
 
 
-def main() -> int:
-    """Run the demonstration, and return the exit code."""
-    queries, projects = HOME / "queries", HOME / "projects"
-    for folder in (queries, projects):
-        folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(REPO / "include" / "queries" / "demo.csv", queries / "demo.csv")
-    (projects / "demo.yaml").write_text(PROJECT_FILE, encoding="utf-8")
+def main(which: str = "study") -> int:
+    """Run a demonstration, and return the exit code."""
+    demo = DEMOS[which]
+    demo.write()
+    if which == "cohort":
+        from pacsifier_ops.onebox import omop
+
+        omop.make(HOME / "omop" / "omop.duckdb")
     with EmbeddedPacs(aet=PACS_AET) as pacs, EmbeddedPacs(aet="RESEARCH", folder=HOME / "research") as node:
         count = pacs.add(demo_cohort(HOME / "pacs"))
         print(f"1  a PACS with {count} DICOM objects listens at port {pacs.port}, a research node at port {node.port}")
@@ -60,12 +113,12 @@ def main() -> int:
         log = private_folder(HOME / "logs") / "airflow.log"
         with log.open("w") as stream:
             _set_up_database(environment, stream)
-            print("3  the DAG pacsifier_study runs on projects/demo.yaml", flush=True)
-            run = _study({"project_file": "projects/demo.yaml"}, environment, stream)
+            print(f"3  the DAG pacsifier_study runs on {demo.project_file}", flush=True)
+            run = _study({"project_file": demo.project_file}, environment, stream)
     if run is None:
         print(f"the run did not end; its log is {log}", file=sys.stderr)
         return 1
-    _show(run)
+    _show(run, demo)
     return 0 if read_json(run / "summary.json")["verdict"] == COMPLETE else 1
 
 
@@ -120,15 +173,15 @@ def _begun(run: Path | None) -> list[str]:
 
     between = {"gate.json": "search and approval", "released.json": "release"}
     stages = {stage: stage_folder(Run(run), stage).exists() for stage in STAGES}
-    order = ["extract", "pseudonyms", "anonymize", "dumps", *between, "dicomdir", "upload"]
+    order = ["extract", "pseudonyms", "anonymize", "dumps", *between, "dicomdir", "convert", "upload"]
     return [
         between.get(name, name) for name in order if stages.get(name) or (name in between and (run / name).exists())
     ]
 
 
-def _show(run: Path) -> None:
+def _show(run: Path, demo: Demo) -> None:
     summary = read_json(run / "summary.json")
-    released = STUDY / "released"
+    released, images = demo.folder / "released", demo.folder / "nifti"
     print(f"\nThe top of the tree below {released.relative_to(REPO)}:")
     for session in sorted(path for path in released.glob("sub-*/*") if path.is_dir())[:4]:
         print(f"  {session.relative_to(released)}/")
@@ -137,9 +190,11 @@ def _show(run: Path) -> None:
     for name, count in summary["totals"].items():
         print(f"  {name.replace('_', ' '):<16} {count}")
     print(f"\nreleased  {released.relative_to(REPO)}, with the report that goes with it in report/")
-    print(f"identified {(STUDY / 'identified').relative_to(REPO)}, which is not shared")
+    if images.exists():
+        print(f"NIfTI     {images.relative_to(REPO)}, {sum(1 for _ in images.rglob('*.nii.gz'))} images")
+    print(f"identified {(demo.folder / 'identified').relative_to(REPO)}, which is not shared")
     print(f"report    {(run / 'report.html').relative_to(REPO)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
