@@ -1,4 +1,4 @@
-"""`make demo` and `make demo-cohort`: studies from a table to a released data set, with two embedded PACS, in one folder.
+"""`make demo`, `make demo-cohort`: studies from a table to a released data set, with two embedded PACS, in one folder.
 
 They need no server and no root. A second run finds that everything is there.
 """
