@@ -23,9 +23,9 @@ from pacsifier_ops.query.problems import Problem
 from pacsifier_ops.runs import flow
 from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED, SAVE
 from pacsifier_ops.runs.folder import Run, kept_request, stage_folder, stages_in, with_stages
-from pacsifier_ops.selection.deciding import Candidate, all_uncertain, decide
+from pacsifier_ops.selection.deciding import Candidate, all_uncertain, asked_of_images, decide
 from pacsifier_ops.selection.reading import LARGEST, selection_of
-from pacsifier_ops.selection.rules import DEFAULT, WORKED_OUT, Rules, Selection
+from pacsifier_ops.selection.rules import DEFAULT, Rules, Selection
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.selected import RowSelected
 from pacsifier_ops.state.tree import patient_identity
@@ -268,7 +268,7 @@ class _Images:
         cancelled: Callable[[], bool],
         before_query: Callable[[], object],
     ) -> None:
-        self._keywords = tuple(keyword for keyword in keywords if keyword not in WORKED_OUT)
+        self._keywords = tuple(keywords)
         self._archives = {node.name: node for node in archives}
         self._cancelled, self._before = cancelled, before_query
         self._stack, self._name = ExitStack(), ""
@@ -289,7 +289,7 @@ class _Images:
         if which not in self._known:
             self._before()
             finder = self._at(name)
-            wanted = [word for word in self._keywords if not series.attributes.get(word)]
+            wanted = asked_of_images(self._keywords, series.attributes)
             ask = partial(finder.image_values, series.study, series.series, wanted)
             self._known[which] = retrying(ask, finder.session, self._cancelled)
         return self._known[which]
