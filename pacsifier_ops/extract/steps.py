@@ -279,7 +279,7 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
     also = selection.keywords() if selection else ()
     searches = search(rows, nodes, request.search, cancelled, go_on, request.urgency, also)
     if selection:
-        choosing.choose(searches, selection, nodes, cancelled, go_on)
+        choosing.choose(searches, selection, nodes, cancelled, go_on, request.urgency)
     with storage_errors("the state root"):
         if selection:
             run.write_part("left_out", batch, chain.from_iterable(row.left_out_lines() for row in searches))
