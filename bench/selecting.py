@@ -29,7 +29,7 @@ priors: {studies: 1, same: [Modality]}
 age: [18, null]
 series:
   include: [{name: thin, Modality: CT, SliceThickness: "<=1.5"}, {name: mr, Modality: MR}]
-  exclude: [{name: scouts, SeriesDescription: ["*scout*", "*topogram*"]}, {name: few, ImageType: LOCALIZER}]
+  exclude: [{name: scouts, SeriesDescription: ["*scout*", "*topogram*"]}, {name: few, SeriesNumber: ">90"}]
 prefer: [thinnest, most images]
 """
 

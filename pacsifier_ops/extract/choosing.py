@@ -23,12 +23,13 @@ from pacsifier_ops.query.problems import Problem
 from pacsifier_ops.runs import flow
 from pacsifier_ops.runs.accounts import ROW_FOUND, ROW_UNSELECTED, SAVE
 from pacsifier_ops.runs.folder import Run, kept_request, stage_folder, stages_in, with_stages
-from pacsifier_ops.selection.deciding import Candidate, all_uncertain, decide
+from pacsifier_ops.selection.deciding import Candidate, all_uncertain, asked_of_images, decide
 from pacsifier_ops.selection.reading import LARGEST, selection_of
-from pacsifier_ops.selection.rules import DEFAULT, WORKED_OUT, Rules, Selection
+from pacsifier_ops.selection.rules import DEFAULT, Rules, Selection
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.selected import RowSelected
 from pacsifier_ops.state.tree import patient_identity
+from pacsifier_ops.state.turns import NORMAL, Place
 
 if TYPE_CHECKING:
     from pacsifier_ops.dimse.find import Finder
@@ -210,13 +211,14 @@ def choose(
     archives: Sequence[PacsNode],
     cancelled: Callable[[], bool],
     before_query: Callable[[], object],
+    urgency: str = NORMAL,
 ) -> None:
-    """Leave out the series of rows that their rules do not select.
+    """Leave out the series of rows that their rules do not select; for the arguments see `search.search`.
 
     Raises:
         PacsError: an archive could not be queried.
     """
-    with _Images(selection.keywords(), archives, cancelled, before_query) as images:
+    with _Images(selection.keywords(), archives, cancelled, before_query, urgency) as images:
         for row in searches:
             if row.found:
                 rules = selection.of(row.row["selection"])
@@ -267,8 +269,9 @@ class _Images:
         archives: Sequence[PacsNode],
         cancelled: Callable[[], bool],
         before_query: Callable[[], object],
+        urgency: str,
     ) -> None:
-        self._keywords = tuple(keyword for keyword in keywords if keyword not in WORKED_OUT)
+        self._keywords, self._urgency = tuple(keywords), urgency
         self._archives = {node.name: node for node in archives}
         self._cancelled, self._before = cancelled, before_query
         self._stack, self._name = ExitStack(), ""
@@ -283,16 +286,20 @@ class _Images:
 
     def values(self, name: str, series: Candidate) -> Mapping[str, Sequence[str]]:
         """Return what the images of a series tell at an archive, by keyword: what it does not tell of the series."""
-        from pacsifier_ops.dimse.attempts import retrying
+        from pacsifier_ops.dimse.attempts import give_way, retrying
 
         which = (name, series.study, series.series)
         if which not in self._known:
             self._before()
             finder = self._at(name)
-            wanted = [word for word in self._keywords if not series.attributes.get(word)]
+            give_way(finder.session, shared(), self._place())
+            wanted = asked_of_images(self._keywords, series.attributes)
             ask = partial(finder.image_values, series.study, series.series, wanted)
             self._known[which] = retrying(ask, finder.session, self._cancelled)
         return self._known[which]
+
+    def _place(self) -> Place:
+        return Place(self._urgency, len(self._known))
 
     def _at(self, name: str) -> Finder:
         from pacsifier_ops.dimse.attempts import open_session
@@ -300,6 +307,8 @@ class _Images:
 
         if self._finder is None or self._name != name:
             self._stack.close()  # whoever holds one association and waits for another may wait for ever
-            session = self._stack.enter_context(open_session(self._archives[name], shared(), cancelled=self._cancelled))
+            session = self._stack.enter_context(
+                open_session(self._archives[name], shared(), cancelled=self._cancelled, place=self._place)
+            )
             self._finder, self._name = Finder(session), name
         return self._finder

@@ -59,6 +59,7 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         notes=table.notes,
         ended=ended_by(run),
         selection=choosing.told(run),
+        cohort=flowing.sizes_of(run) if request.retrieve == NONE else [],
         flow=flow,
     )
     with storage_errors("the state root"):

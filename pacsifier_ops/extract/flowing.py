@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from pacsifier_ops.base.files import read_jsonl
+from pacsifier_ops.base.files import read_json, read_jsonl
 from pacsifier_ops.extract import outcome
 from pacsifier_ops.extract.run import Planned, instances_of
+from pacsifier_ops.extract.size import Size
 from pacsifier_ops.runs.accounts import MOVE, NONE, ROW_BAD, SeriesAccount
 from pacsifier_ops.runs.flow import ASKED, ELIGIBLE, FETCHED, FOUND, MOVED, SELECTED, FlowLine, Tally
-from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.runs.folder import Run, with_stages
 from pacsifier_ops.runs.job import expected
 from pacsifier_ops.selection.deciding import Step, step_of
 from pacsifier_ops.state.tree import patient_identity
@@ -102,6 +104,25 @@ def _rest(selected: FlowLine, told: Sequence[FlowLine], stage: str) -> Iterator[
     )
     if series > 0:
         yield FlowLine(stage, _NOT_PLANNED, max(0, rows), max(0, patients), max(0, studies), series)
+
+
+def sizes(plan: Mapping[str, Any]) -> list[str]:
+    """Return how large a cohort is, in counts: what is to be fetched, or would be.
+
+    Args:
+        plan: content of the run's plan.json.
+    """
+    each = {name: Size(**size).sentences() for name, size in plan["sizes"].items()}
+    return [f"{name}: {text}" if len(each) > 1 else text for name, texts in each.items() for text in texts]
+
+
+def sizes_of(run: Run) -> list[str]:
+    """Return the same of a run, or of its stage that asks the archive; nothing before its plan."""
+    for one in with_stages(run):
+        with suppress(FileNotFoundError):
+            if "sizes" in (plan := read_json(one.folder / "plan.json")):
+                return sizes(plan)
+    return []
 
 
 def sentences(plan: Mapping[str, Any], names: bool = True) -> list[str]:

@@ -279,7 +279,7 @@ def find(run: Run, archives: Archives, batch: int, cancelled: Question = never) 
     also = selection.keywords() if selection else ()
     searches = search(rows, nodes, request.search, cancelled, go_on, request.urgency, also)
     if selection:
-        choosing.choose(searches, selection, nodes, cancelled, go_on)
+        choosing.choose(searches, selection, nodes, cancelled, go_on, request.urgency)
     with storage_errors("the state root"):
         if selection:
             run.write_part("left_out", batch, chain.from_iterable(row.left_out_lines() for row in searches))
@@ -682,13 +682,8 @@ def question(run: Run) -> CohortQuestion | None:
     if granted or not plan["exceeds"]:
         return None
     return CohortQuestion(
-        plan["digest"], [*plan["exceeds"], *_size_sentences(plan), *flowing.sentences(plan, names=False)]
+        plan["digest"], [*plan["exceeds"], *flowing.sizes(plan), *flowing.sentences(plan, names=False)]
     )
-
-
-def _size_sentences(plan: Mapping[str, Any]) -> list[str]:
-    sizes = plan["sizes"]
-    return [f"{name}: {text}" if len(sizes) > 1 else text for name in sizes for text in Size(**sizes[name]).sentences()]
 
 
 def told_of_selection(run: Run) -> list[str]:
@@ -713,7 +708,7 @@ def counts(run: Run) -> dict[str, Any]:
     return {
         "rows": progress_of(run).rows,
         **sums,
-        "sentences": [*_size_sentences(plan), *flowing.sentences(plan)],
+        "sentences": [*flowing.sizes(plan), *flowing.sentences(plan)],
         "over": plan.get("over", plan["exceeds"]),
         **({"flow": plan["flow"]} if "flow" in plan else {}),
     }

@@ -214,6 +214,7 @@ class RunAccount:
         selection: SHA-256 of the file of the selection (`digest`), and number of selected series on which a rule was
             undecided; empty without a selection.
         flow: the flow from what was asked for to what was fetched; empty without a selection.
+        cohort: how large the cohort is, in words and counts, if it was only found.
     """
 
     run: str
@@ -234,6 +235,7 @@ class RunAccount:
     ended: Decision | None = None
     selection: dict[str, Any] = field(default_factory=dict)
     flow: list[FlowLine] = field(default_factory=list)
+    cohort: list[str] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:

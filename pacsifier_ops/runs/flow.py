@@ -158,7 +158,7 @@ _TITLES = {
     DELIVERED: "Delivered",
 }
 #: Units of the picture: width and margin of a column of boxes, height of a line, inner margin, characters of a line.
-_WIDE, _SIDE, _GAP, _LINE, _INNER, _LETTERS = 300, 430, 60, 17, 10, 62
+_WIDE, _SIDE, _GAP, _LINE, _INNER, _LETTERS = 270, 450, 50, 17, 10, 58
 
 
 def as_svg(lines: Sequence[FlowLine]) -> str:
@@ -248,18 +248,14 @@ def _number(line: FlowLine, level: str) -> str:
 
 
 def _counts(line: FlowLine) -> list[str]:
-    """Return the numbers of a line in words, in two lines at most."""
-    if line.series is None:
-        return [_number(line, "rows")] if line.rows else ["nothing"]
-    people = [_number(line, "patients"), _number(line, "studies")]
-    things = [_number(line, "series"), _number(line, "instances")]
-    of_rows = f" (of {_number(line, 'rows')})" if line.rows else ""
-    told = [", ".join(filter(None, part)) for part in (people, things)]
-    return [part + (of_rows if not place else "") for place, part in enumerate(filter(None, told))] or ["nothing"]
+    """Return the numbers of a line in words, in a few short lines."""
+    pairs = (("patients", "studies"), ("series", "instances"), ("rows",))
+    told = [", ".join(filter(None, (_number(line, level) for level in pair))) for pair in pairs]
+    return list(filter(None, told)) or ["nothing"]
 
 
 def _lost(line: FlowLine) -> str:
-    levels = ("patients", "studies", "series", "instances") if line.series is not None else ("rows",)
+    levels = ("patients", "studies", "series", "instances") if line.series is not None else ("rows", "instances")
     return f"{line.left_out}: {', '.join(filter(None, (_number(line, level) for level in levels))) or 'none'}"
 
 

@@ -20,6 +20,7 @@ from pacsifier_ops.selection.rules import (
     LATEST,
     LEAVE_OUT,
     MOST_IMAGES,
+    OF_IMAGES,
     THINNEST,
     WORKED_OUT,
     Rule,
@@ -153,6 +154,11 @@ def all_uncertain(count: int) -> Decision:
     return Decision([NOT_CERTAIN] * count, [""] * count, remark)
 
 
+def asked_of_images(keywords: Iterable[str], told: Mapping[str, str]) -> list[str]:
+    """Return the attributes of a series that are asked at IMAGE level, from what is told at SERIES level."""
+    return [word for word in keywords if word in OF_IMAGES or not (told.get(word) or word in WORKED_OUT)]
+
+
 class _Series:
     """A candidate, and what its images tell where that was asked."""
 
@@ -170,13 +176,16 @@ class _Series:
 
     def told(self, keyword: str) -> Sequence[str]:
         """Return the values that are known so far."""
-        if text := self.attribute(keyword):
-            return text.split("\\")
-        return self._images.get(keyword, ()) if self._images is not None else ()
+        of_series = self.attribute(keyword).split("\\")
+        if keyword not in OF_IMAGES and of_series != [""]:
+            return of_series
+        if self._images is None:
+            return ()
+        return self._images.get(keyword) or (of_series if of_series != [""] else ())
 
     def ask(self, keywords: Iterable[str]) -> bool:
         """Ask for what the images tell, if that may add something. Return whether it was asked now."""
-        if self._images is not None or all(self.attribute(word) or word in WORKED_OUT for word in keywords):
+        if self._images is not None or not asked_of_images(keywords, self._one.attributes):
             return False
         self._images = self._ask(self.place)
         return True

@@ -43,6 +43,8 @@ TEXTS = (
     "StudyDescription",
 )
 ATTRIBUTES = (*TEXTS, *NUMBERS)
+#: Attributes that differ between the images of a series: what an archive tells of a series is that of some image.
+OF_IMAGES = ("ImageType",)
 #: Attributes that an archive works out; no image has them.
 WORKED_OUT = ("NumberOfSeriesRelatedInstances",)
 AGE = "PatientAge"

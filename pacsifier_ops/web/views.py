@@ -23,6 +23,7 @@ from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import InputError, PacsifierError
 from pacsifier_ops.deid.outcome import sheets
 from pacsifier_ops.extract.choosing import lists_of
+from pacsifier_ops.extract.flowing import sizes_of
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.probe import page_of
 from pacsifier_ops.runs import approvals
@@ -175,6 +176,7 @@ class RunView:
         stages: stages by name, in order.
         study: None if the run is not one of a study.
         lists: names of the lists of its selection; none for users who may not see content that identifies.
+        cohort: how large the cohort is, in words and counts; nothing before its plan.
         waiting: what it waits for, and its expected end; None after its end.
     """
 
@@ -203,6 +205,7 @@ class RunView:
     stages: Mapping[str, StageView] = field(default_factory=dict)
     study: StudyView | None = None
     lists: Sequence[str] = ()
+    cohort: Sequence[str] = ()
     waiting: Waiting | None = None
 
     @property
@@ -346,6 +349,7 @@ def view_of(
         view,
         progress=progress_of(folder),
         lists=list(lists_of(folder)) if readable else [],
+        cohort=sizes_of(folder),
         summary=summary_of(folder) or None,
         report=report_of(folder) is not None,
         sheets=len(sheets(folder)),

@@ -22,6 +22,7 @@ from pacsifier_ops.nightly import EXTRACT, STUDY, Folders, night_of
 from pacsifier_ops.nightly.inbox import PAUSE, Collected, collect, put_away_started
 from pacsifier_ops.nightly.options import OPTIONS, PROJECT, read_nightly_options, read_table
 from pacsifier_ops.nightly.projects import ProjectRuns, check_projects
+from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.folder import dag_run_name
 from tests.support.disks import disk
 from tests.support.places import REPO
@@ -497,3 +498,23 @@ def test_the_examples_can_be_used_and_show_every_option(folders: Folders, tmp_pa
     assert {"enabled", "queryfile"} <= standing.keys()
     for table in (EXAMPLES / "request.csv", EXAMPLES / "projects" / "example" / standing["queryfile"]):
         assert read_table(table, strict=True)
+
+
+def test_a_selection_is_checked_when_it_is_handed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(tmp_path))
+    (tmp_path / "good.yaml").write_text("studies: 1\n")
+    (tmp_path / "bad.yaml").write_text("anchor: near\n")
+    options = tmp_path / "options.yaml"
+
+    def reasons(text: str) -> list[str]:
+        options.write_text(text)
+        try:
+            read_nightly_options(options, OPTIONS, lambda name: None)
+        except Refused as error:
+            return error.reasons
+        return []
+
+    assert reasons("selection: good.yaml\nreselect: true\n") == []
+    assert ["bad.yaml: line 1, anchor" in reason for reason in reasons("selection: bad.yaml\n")] == [True]
+    assert ["leads outside" in reason for reason in reasons("selection: ../good.yaml\n")] == [True]
+    assert ["goes with a selection" in reason for reason in reasons("reselect: true\n")] == [True]

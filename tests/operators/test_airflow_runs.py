@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import PacsTimeout, PathRefused, Unsupported
 from pacsifier_ops.dimse import attempts
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
@@ -196,6 +197,39 @@ def test_only_find(airflow: Airflow, pacs: EmbeddedPacs) -> None:
     assert run.state == "success"
     assert {path.partition("/")[0] for path in airflow_home.tree(airflow.data / "out")} == {"logs"}
     assert [line["Status"] for line in log(airflow)] == ["listed", "listed"]
+
+
+def test_a_selection_decides_before_anything_is_fetched(airflow: Airflow, pacs: EmbeddedPacs) -> None:
+    from pacsifier_ops.extract.choosing import lists_of
+    from pacsifier_ops.extract.flowing import sizes_of
+    from pacsifier_ops.runs.progress import progress_of
+    from pacsifier_ops.web import pages
+    from pacsifier_ops.web.views import RunView
+
+    airflow.table("PatientID,anchor_date,row_id\nZQX-71830-KW,19931224,zanzibar\nYVJ-55912-ZS,19931224,quagga\n")
+    (airflow.data / "selections").mkdir()
+    rules = "days: [0, 1]\nseries: {exclude: [{name: wombat, SeriesNumber: 2}]}\n"
+    (airflow.data / "selections" / "rules.yaml").write_text(rules)
+    run = airflow.run(selection="selections/rules.yaml")
+    assert run.state == "success"
+    assert [(line["FilesFound"], line["Status"]) for line in log(airflow)] == [("3", "complete"), ("0", "unselected")]
+    assert run.xcoms["find"][0] == {"found": 1, "series": 1, "left_out": 1}
+    assert run.xcoms["find"][1] == {"unselected": 1, "series": 0, "left_out": 1}
+    assert not any(word in str(run.xcoms) for word in ("zanzibar", "quagga", "wombat"))
+    (folder,) = (Run(path.parent) for path in settings.state_root().glob("runs/*/flow.csv"))
+    view = RunView(
+        "pacsifier_extract",
+        "r",
+        "running",
+        progress=progress_of(folder),
+        readable=True,
+        lists=list(lists_of(folder)),
+        cohort=sizes_of(folder),
+    )
+    page = pages.run_page("/pacsifier", "", view)
+    assert "1 left out: excluded by wombat" in page and "1 left out: outside days" in page
+    assert 'href="/pacsifier/runs/pacsifier_extract/r/lists/flow.svg"' in page
+    assert "1 series, about 3 images" in page
 
 
 @pytest.mark.parametrize("method", ["get", "move"])
