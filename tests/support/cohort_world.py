@@ -118,7 +118,7 @@ def _birth(chance: random.Random, event: date) -> str | None:
 
 
 def _study(chance: random.Random, person: dict[str, Any], day: date, accession: str) -> list[dict[str, Any]]:
-    written = text_of(day)
+    written: str | None = text_of(day)
     if chance.random() < 0.05:
         written = chance.choice(("", None, "20150230"))
     study = person | {
