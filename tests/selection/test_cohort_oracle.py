@@ -1,4 +1,4 @@
-"""The answer key itself, on small cases by hand: each is a sentence of docs/selection.md, or what went wrong for others.
+"""The answer key itself, on cases by hand: each is a sentence of docs/selection.md, or what went wrong for others.
 
 A case lists series as (study, day and time, attributes); what is expected is written by hand.
 """
@@ -99,6 +99,26 @@ SENTENCES = [
     Case("no such day", [one("A", "20150230")], {"anchor": "closest"}, "", {"A1": "no study date"}),
     Case("priors need dates", [one("A", "")], {"priors": {"studies": 1}}, "", {"A1": "no study date"}),
     Case("age needs dates", [one("A", "", PatientAge="040Y")], {"age": [18, None]}, "", {"A1": "no study date"}),
+    Case(
+        "dates are read divided as well",
+        [one("A", "2020-03-10"), one("B", "2020.03.11"), one("C", "2020-0312")],
+        {"days": [0, 5]},
+        "A1 B1",
+        {"C1": "no study date"},
+    ),
+    Case(
+        "the first series with a readable value counts",
+        [one("A", ""), one("A", "20200310"), one("A", "20200401")],
+        {"days": [0, 0]},
+        "A1 A2 A3",
+    ),
+    Case(
+        "a study without a PatientID is a patient of its own",
+        [one("A", "20200311", PatientID=""), one("B", "20200312", PatientID="")],
+        {"anchor": "closest", "studies": 1},
+        "A1 B1",
+        keys={"Modality": "CT"},
+    ),
     # 2. Days
     Case(
         "both ends count",
@@ -183,6 +203,18 @@ SENTENCES = [
     Case("unknown", [one("A", "20200310", PatientBirthDate="")], {"age": [18, None]}, "", {"A1": "age unknown"}),
     Case(
         "unknown, keep", [one("A", "20200310", PatientBirthDate="")], {"age": [18, None], "unknown_age": "keep"}, "A1"
+    ),
+    Case(
+        "a birth date after the study is not readable",
+        [one("A", "20200310", PatientBirthDate="20200311", PatientAge="040Y")],
+        {"age": [18, None]},
+        "A1",
+    ),
+    Case(
+        "PatientAge of any series of the study",
+        [one("A", "20200310", PatientBirthDate=""), one("A", "20200310", PatientBirthDate="", PatientAge="040Y")],
+        {"age": [18, None]},
+        "A1 A2",
     ),
     # 4. Series
     Case(
@@ -278,6 +310,26 @@ SENTENCES = [
         "",
         {"A1": "excluded by scouts"},
     ),
+    Case(
+        "different values in the images of a series",
+        [one("A", "20200310", SliceThickness="5\\1")],
+        rules(include=[{"SliceThickness": "<=1.5"}]),
+        "A1",
+    ),
+    Case(
+        "the first that does, before any that is undecided",
+        [one("A", "20200310", Modality="SR")],
+        rules(exclude=[SCOUTS, {"name": "texts", "Modality": "SR"}, {"Modality": "S?"}], undecided="leave out"),
+        "",
+        {"A1": "excluded by texts"},
+    ),
+    Case(
+        "where a number is asked for, as no number",
+        [one("A", "20200310", SeriesNumber="x")],
+        rules(include=[{"SeriesNumber": ">=0"}]),
+        "",
+        {"A1": "undecided: include 1"},
+    ),
     # 5. Studies
     Case(
         "closest: of equal ones the earlier day",
@@ -321,6 +373,20 @@ SENTENCES = [
         "B1 C1",
         {"A1": "not chosen"},
     ),
+    Case(
+        "a time to the hour is its first moment",
+        [one("A", "20200310T1000"), one("B", "20200310T10"), one("C", "20200310T09:59:59")],
+        {"anchor": "closest", "studies": 2},
+        "A1 C1",
+        {"B1": "not chosen"},
+    ),
+    Case(
+        "all: those without a readable date last",
+        [one("A", ""), one("B", "20200101")],
+        {"studies": 1},
+        "B1",
+        {"A1": "not chosen"},
+    ),
     # 6. Priors
     Case(
         "before the earliest that was taken, the latest first",
@@ -357,6 +423,19 @@ SENTENCES = [
         "",
         {"A1": "outside days"},
     ),
+    Case(
+        "shared values are compared as text",
+        [one("A", "20200310", SliceThickness="1.0"), one("B", "20200101", SliceThickness="1")],
+        {"days": [0, 0], "priors": {"same": ["SliceThickness"]}},
+        "A1",
+        {"B1": "outside days"},
+    ),
+    Case(
+        "priors: the first studies are taken, or all",
+        [one("A", "20200310"), one("B", "20200101"), one("C", "20190101")],
+        {"days": [0, 0], "priors": {"days": 3650}},
+        "A1 B1 C1",
+    ),
     # 7. One series of a study
     Case(
         "thinnest, unknown last",
@@ -364,6 +443,13 @@ SENTENCES = [
         {"prefer": ["thinnest"]},
         "A3",
         {"A1": "not preferred", "A2": "not preferred"},
+    ),
+    Case(
+        "thinnest, the least of its values",
+        [one("A", "20200310", SliceThickness="2"), one("A", "20200310", SliceThickness="5\\1")],
+        {"prefer": ["thinnest"]},
+        "A2",
+        {"A1": "not preferred"},
     ),
     Case(
         "by each word in turn",
@@ -534,3 +620,24 @@ def test_a_row_without_an_anchor_date_is_a_bad_row() -> None:
 def test_kept_although_undecided_is_counted() -> None:
     decision, kept, _ = run(Case("", described("", "Lung"), rules(exclude=[SCOUTS]), "A1 A2"))
     assert kept == {"A1", "A2"} and decision.doubtful == {("1.A", "1.A1")}
+
+
+@pytest.mark.parametrize(
+    ("series", "selection", "ties"),
+    [
+        ([one("A", "20200307"), one("B", "20200313")], {"anchor": "closest", "studies": 1}, {"studies"}),
+        ([one("A", "20200307"), one("B", "20200314")], {"anchor": "closest", "studies": 1}, set()),
+        ([one("A", "20200307"), one("B", "20200307T08")], {"studies": 1}, {"studies"}),
+        (
+            [one("A", "20200310"), one("B", "20200307"), one("C", "20200307")],
+            {"days": [0, 0], "priors": {"studies": 1}},
+            {"priors"},
+        ),
+        ([one("A", "20200307"), one("A", "20200307")], {"prefer": ["thinnest"]}, {"series"}),
+    ],
+)
+def test_where_something_else_than_days_or_words_decided(
+    series: list[Series], selection: dict[str, Any], ties: set[str]
+) -> None:
+    table, _ = listing(series)
+    assert decide(table, {"PatientID": "P"}, ANCHOR, selection).ties == ties

@@ -16,6 +16,8 @@ import pandas as pd
 from tests.support.truth import holds
 
 NUMBERS = ("SliceThickness", "NumberOfSeriesRelatedInstances", "SeriesNumber")
+#: Attributes of the study or the patient: the first series that tells one counts for all of the study.
+OF_STUDY = ("PatientBirthDate", "PatientAge", "StudyDate", "StudyTime", "StudyDescription")
 #: A series: StudyInstanceUID and SeriesInstanceUID.
 Key = tuple[str, str]
 #: One line of the listing.
@@ -33,8 +35,9 @@ class Decision:
     Attributes:
         kept: these are taken.
         left: reason of each that is not.
-        doubtful: of those kept, the ones for which a rule was undecided.
+        doubtful: of those kept, the ones for which an exclude was undecided.
         studies, priors: studies taken by the anchor, and before it.
+        ties: what was decided by anything else than days or words: studies, priors, series.
     """
 
     kept: set[Key] = field(default_factory=set)
@@ -42,6 +45,7 @@ class Decision:
     doubtful: set[Key] = field(default_factory=set)
     studies: list[str] = field(default_factory=list)
     priors: list[str] = field(default_factory=list)
+    ties: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -74,16 +78,16 @@ def decide(listing: pd.DataFrame, keys: dict[str, str], anchor: date | None, sel
     if anchor is None and (selection.get("days") or selection.get("anchor", "all") != "all"):
         raise BadRow
     whole = Decision()
-    for _, lines in found(listing, keys).groupby("PatientID"):
-        _patient(lines.to_dict("records"), anchor, selection, whole)
+    lines = found(listing, keys)
+    # A study without a PatientID is a patient of its own.
+    owners = lines["PatientID"].where(lines["PatientID"] != "", "study " + lines["StudyInstanceUID"])
+    for _, group in lines.groupby(owners):
+        _patient(group.to_dict("records"), anchor, selection, whole)
     return whole
 
 
 def _patient(lines: list[Line], anchor: date | None, selection: dict[str, Any], whole: Decision) -> None:
-    studies = [
-        Study(str(uid), group.to_dict("records"), _day(group.StudyDate.iloc[0]), _clock(group.StudyTime.iloc[0]))
-        for uid, group in pd.DataFrame(lines).groupby("StudyInstanceUID")
-    ]
+    studies = [_study(lines, uid) for uid in sorted({line["StudyInstanceUID"] for line in lines})]
     eligible, inside = [], []
     for study in studies:
         reason = _study_date(study, selection) or _age(study, selection)
@@ -100,13 +104,16 @@ def _patient(lines: list[Line], anchor: date | None, selection: dict[str, Any], 
         if study.left:
             eligible.append(study)
             inside += [] if outside else [study]
-    taken = sorted(inside, key=lambda study: _place(study, anchor, selection))[: selection.get("studies")]
-    priors = _priors([study for study in eligible if study not in taken], taken, selection)
+    inside.sort(key=lambda study: _place(study, anchor, selection))
+    taken, rest = inside[: selection.get("studies")], inside[selection.get("studies", len(inside)) :]
+    if rest and _days(taken[-1], anchor, selection) == _days(rest[0], anchor, selection):
+        whole.ties.add("studies")
+    priors = _priors([study for study in eligible if study not in taken], taken, selection, whole.ties)
     whole.studies += [study.uid for study in taken]
     whole.priors += [study.uid for study in priors]
     for study in studies:
         chosen = study in taken or study in priors
-        best = _preferred(study.left, selection) if chosen else []
+        best = _preferred(study.left, selection, whole.ties) if chosen else []
         for line in study.lines:
             key = _key(line)
             if line in best:
@@ -120,20 +127,38 @@ def _patient(lines: list[Line], anchor: date | None, selection: dict[str, Any], 
                 whole.left[key] = study.reasons.get(key, "not chosen")
 
 
+def _study(lines: list[Line], uid: str) -> Study:
+    series = sorted(
+        (line for line in lines if line["StudyInstanceUID"] == uid), key=lambda line: line["SeriesInstanceUID"]
+    )
+    common = {word: next((line[word] for line in series if _readable(word, line)), "") for word in OF_STUDY}
+    return Study(uid, [line | common for line in series], _day(common["StudyDate"]), _clock(common["StudyTime"]))
+
+
+def _readable(word: str, line: Line) -> bool:
+    told = line[word]
+    if word in ("StudyDate", "PatientBirthDate"):
+        return _day(told) is not None
+    if word == "PatientAge":
+        return _years(told) is not None
+    return _clock(told) is not None if word == "StudyTime" else told != ""
+
+
 def _key(line: Line) -> Key:
     return line["StudyInstanceUID"], line["SeriesInstanceUID"]
 
 
 def _day(text: str) -> date | None:
+    match = re.fullmatch(r"(\d{4})([-.]?)(\d\d)\2(\d\d)", text)
     try:
-        return date(int(text[:4]), int(text[4:6]), int(text[6:])) if re.fullmatch(r"\d{8}", text) else None
+        return date(int(match[1]), int(match[3]), int(match[4])) if match else None
     except ValueError:
         return None
 
 
 def _clock(text: str) -> time | None:
     """A time of day; what it leaves out is zero."""
-    match = re.fullmatch(r"(\d\d)(\d\d)?(\d\d)?(?:\.(\d{1,6}))?", text)
+    match = re.fullmatch(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?", text)
     if not match:
         return None
     hour, minute, second, part = match.groups(default="0")
@@ -170,21 +195,24 @@ def _age(study: Study, selection: dict[str, Any]) -> str | None:
     if not selection.get("age"):
         return None
     line = study.lines[0]
-    born, told = _day(line["PatientBirthDate"]), re.fullmatch(r"(\d{3})([DWMY])", line["PatientAge"])
-    if born and study.day:
+    born, years = _day(line["PatientBirthDate"]), _years(line["PatientAge"])
+    if born and study.day and born <= study.day:
         years = study.day.year - born.year - ((study.day.month, study.day.day) < (born.month, born.day))
-    elif told:
-        years = int(told[1]) // {"Y": 1, "M": 12, "W": 52, "D": 365}[told[2]]
-    else:
+    if years is None:
         return None if selection.get("unknown_age") == "keep" else "age unknown"
     return None if _within(years, selection["age"]) else "age"
+
+
+def _years(told: str) -> int | None:
+    match = re.fullmatch(r"(\d{3})([DWMY])", told)
+    return int(match[1]) // {"Y": 1, "M": 12, "W": 52, "D": 365}[match[2]] if match else None
 
 
 # 4: series.
 
 
 def _series(line: Line, selection: dict[str, Any]) -> tuple[str | None, bool]:
-    """Why the rules leave a series out, and whether one of them was undecided."""
+    """Why the rules leave a series out, and whether an exclude was undecided."""
     rules = selection.get("series") or {}
     verdicts = {
         kind: [(rule.get("name", f"{kind} {place}"), _rule(rule, line)) for place, rule in enumerate(rules[kind], 1)]
@@ -192,7 +220,7 @@ def _series(line: Line, selection: dict[str, Any]) -> tuple[str | None, bool]:
         if rules.get(kind)
     }
     excludes, includes = verdicts.get("exclude", []), verdicts.get("include", [])
-    doubtful = any(verdict is None for _, verdict in excludes + includes)
+    doubtful = any(verdict is None for _, verdict in excludes)
     for name, verdict in excludes:
         if verdict:
             return f"excluded by {name}", doubtful
@@ -217,8 +245,8 @@ def _rule(rule: dict[str, Any], line: Line) -> bool | None:
 def _condition(word: str, wanted: Any, told: str) -> bool | None:
     asked = wanted if isinstance(wanted, list) else [wanted]
     if word in NUMBERS:
-        number = _number(told)
-        return None if number is None else any(_compares(number, str(one)) for one in asked)
+        numbers = _numbers(told)
+        return any(_compares(number, str(one)) for one in asked for number in numbers) if numbers else None
     values = [value.strip().casefold() for value in told.split("\\") if value.strip()]
     return any(_like(str(one), value) for one in asked for value in values) if values else None
 
@@ -228,6 +256,10 @@ def _number(told: str) -> float | None:
         return float(told)
     except ValueError:
         return None
+
+
+def _numbers(told: str) -> list[float]:
+    return [number for number in map(_number, told.split("\\")) if number is not None]
 
 
 def _compares(number: float, asked: str) -> bool:
@@ -266,14 +298,18 @@ def _in_day(study: Study, latest: bool) -> tuple[bool, float, str]:
 
 
 def _place(study: Study, anchor: date | None, selection: dict[str, Any]) -> Any:
-    which = selection.get("anchor", "all")
     # Where no date is asked for, what has none comes last.
     day = study.day.toordinal() if study.day else 10**9
-    days = day - anchor.toordinal() if anchor and which != "all" else 0
-    return abs(days), day, _in_day(study, which == "last before")
+    return _days(study, anchor, selection), day, _in_day(study, selection.get("anchor") == "last before")
 
 
-def _priors(others: list[Study], taken: list[Study], selection: dict[str, Any]) -> list[Study]:
+def _days(study: Study, anchor: date | None, selection: dict[str, Any]) -> int:
+    """Days from the anchor, before or after; with `all` the day."""
+    day = study.day.toordinal() if study.day else 10**9
+    return day if anchor is None or selection.get("anchor", "all") == "all" else abs(day - anchor.toordinal())
+
+
+def _priors(others: list[Study], taken: list[Study], selection: dict[str, Any], ties: set[str]) -> list[Study]:
     wanted = selection.get("priors")
     if not wanted or not taken:
         return []
@@ -291,15 +327,18 @@ def _priors(others: list[Study], taken: list[Study], selection: dict[str, Any]) 
 
     priors = [study for study in others if before(study) and shares(study)]
     priors.sort(key=lambda study: (-(study.day.toordinal() if study.day else 0), _in_day(study, True)))
-    return priors[: wanted.get("studies")]
+    taken_priors = priors[: wanted.get("studies")]
+    rest = priors[len(taken_priors) :]
+    if taken_priors and rest and taken_priors[-1].day == rest[0].day:
+        ties.add("priors")
+    return taken_priors
 
 
-def _values(study: Study, word: str) -> set[Any]:
-    told = {value.strip().casefold() for line in study.left for value in line[word].split("\\")} - {""}
-    return {_number(value) for value in told} - {None} if word in NUMBERS else told
+def _values(study: Study, word: str) -> set[str]:
+    return {value.strip().casefold() for line in study.left for value in line[word].split("\\")} - {""}
 
 
-def _preferred(lines: list[Line], selection: dict[str, Any]) -> list[Line]:
+def _preferred(lines: list[Line], selection: dict[str, Any], ties: set[str]) -> list[Line]:
     words = selection.get("prefer")
     if not words:
         return lines
@@ -312,13 +351,16 @@ def _preferred(lines: list[Line], selection: dict[str, Any]) -> list[Line]:
             line["SeriesInstanceUID"],
         )
 
-    return sorted(lines, key=rank)[:1]
+    ranked = sorted(lines, key=rank)
+    if len(ranked) > 1 and rank(ranked[0])[0] == rank(ranked[1])[0]:
+        ties.add("series")
+    return ranked[:1]
 
 
 def _rank(word: str, line: Line) -> Any:
     if word == "thinnest":
-        number = _number(line["SliceThickness"])
-        return number is None, number or 0
+        numbers = _numbers(line["SliceThickness"])
+        return not numbers, min(numbers, default=0)
     if word == "most images":
         number = _number(line["NumberOfSeriesRelatedInstances"])
         return number is None, -(number or 0)

@@ -42,7 +42,21 @@ PATIENTS = 2000
 BLANK = ("", None)
 #: Days between a patient's event and a study: ties, both ends of common windows, and days beside them.
 OFFSETS = (-3, 3, 0, 0, -30, 30, -31, 31, 1, -1, 10, -10, -90, 200, -365, -366, 400, -1500, -3651)
-TIMES = ("080000", "101530", "101530.000", "101530.5", "1015", "235959.5", "000000", "9999", "", "", None)
+TIMES = (
+    "080000",
+    "08:00:00",
+    "10",
+    "101530",
+    "101530.000",
+    "101530.5",
+    "1015",
+    "235959.5",
+    "000000",
+    "9999",
+    "",
+    "",
+    None,
+)
 STUDIES = ("CT Thorax", "ct thorax", "CT THORAX", "MRT Schädel", "MRT SCHÄDEL", "Kontrolle", "", None)
 SERIES = (
     *("Thorax 1.0 B70f", "THORAX 1.0 b70f", "Lung thin", "lung THIN ", "SCOUT", "scout", "Scout lat", " Scout"),
@@ -57,6 +71,7 @@ IMAGE_TYPES: tuple[Any, ...] = (
 )
 THICKNESSES = ("0.6", "1", "1.0", "1.25", "1.5", "1.50", "1.5E0", "3", "5.0", "", None)
 KERNELS: tuple[Any, ...] = ("B70f", "b70f", "B31s", "LUNG", ["I70f", "3"], "", None)
+AGES = ("017Y", "018Y", "045Y", "215M", "216M", "935W", "936W", "900D", "45", "", None)
 AGENTS = ("Omnipaque", "OMNIPAQUE 350", "ja", "", None)
 MAKERS = (
     ("SIEMENS", "Sensation 64"),
@@ -89,7 +104,7 @@ def hospital(seed: int = 20, patients: int = PATIENTS) -> list[dict[str, Any]]:
         event = date(2011, 1, 1) + timedelta(chance.randrange(4000))
         if chance.random() < 0.05:
             event = date(chance.choice((2012, 2013, 2016, 2019)), *chance.choice(((2, 28), (3, 1))))
-        person = {"PatientID": _patient_id(number), "PatientBirthDate": _birth(chance, event)}
+        person = {"PatientID": _patient_id(number) if number % 97 else "", "PatientBirthDate": _birth(chance, event)}
         offsets = chance.sample(OFFSETS, k=chance.choice((1, 1, 2, 2, 3, 4, 5)))
         accession = chance.choice(accessions)
         for offset in offsets:
@@ -120,17 +135,15 @@ def _birth(chance: random.Random, event: date) -> str | None:
 def _study(chance: random.Random, person: dict[str, Any], day: date, accession: str) -> list[dict[str, Any]]:
     written: str | None = text_of(day)
     if chance.random() < 0.05:
-        written = chance.choice(("", None, "20150230"))
+        written = chance.choice(("", None, "20150230", day.strftime("%Y.%m.%d"), day.isoformat()))
     study = person | {
         "StudyInstanceUID": _uid(chance),
         "StudyDate": written,
         "StudyTime": chance.choice(TIMES),
         "AccessionNumber": accession,
         "StudyDescription": chance.choice(STUDIES),
-        "PatientAge": chance.choice(
-            ("017Y", "018Y", "045Y", "215M", "216M", "935W", "936W", "6569D", "900D", "", None)
-        ),
     }
+    age = chance.choice(AGES)
     maker, model = chance.choice(MAKERS)
     lines = []
     for number in range(1, chance.choice((1, 1, 2, 2, 3, 4)) + 1):
@@ -139,6 +152,7 @@ def _study(chance: random.Random, person: dict[str, Any], day: date, accession: 
         lines.append(
             study
             | {
+                "PatientAge": age if chance.random() < 0.9 else chance.choice(AGES),
                 "SeriesInstanceUID": _uid(chance),
                 "SeriesDate": written if chance.random() < 0.8 else chance.choice(BLANK),
                 "SeriesTime": chance.choice(("081500", "102030", "102030.0", "", None)),
@@ -157,6 +171,10 @@ def _study(chance: random.Random, person: dict[str, Any], day: date, accession: 
                 "NumberOfSeriesRelatedInstances": str(chance.choice((1,) * 9 + (2, 2, 3))),
             }
         )
+    for line in lines:
+        if line["Modality"] in ("CT", "MR") and line["NumberOfSeriesRelatedInstances"] != "1" and chance.random() < 0.5:
+            # Reformats and scouts in one series: what its images say differs.
+            line["SliceThickness"] = chance.sample(THICKNESSES[:9], k=2)
     return lines
 
 
@@ -173,10 +191,12 @@ def files(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         dataset.SOPClassUID = CTImageStorage
         dataset.PatientName = "Generated^Patient"
         for keyword in COLUMNS[:-1]:
-            if (value := line[keyword]) is not None:
+            if (value := line[keyword]) is not None and not (keyword == "SliceThickness" and isinstance(value, list)):
                 setattr(dataset, keyword, value)
         for number in range(1, int(line["NumberOfSeriesRelatedInstances"]) + 1):
             dataset.InstanceNumber = str(number)
+            if isinstance(line["SliceThickness"], list):
+                dataset.SliceThickness = line["SliceThickness"][number % 2]
             dataset.SOPInstanceUID = f"{line['SeriesInstanceUID']}.{number}"
             dataset.file_meta = meta = FileMetaDataset()
             meta.MediaStorageSOPClassUID = CTImageStorage
