@@ -101,16 +101,18 @@ def hospital(seed: int = 20, patients: int = PATIENTS) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     accessions = [f"A{number:06d}" for number in range(patients * 3)]
     for number in range(patients):
-        event = date(2011, 1, 1) + timedelta(chance.randrange(4000))
+        day = event = date(2011, 1, 1) + timedelta(chance.randrange(4000))
         if chance.random() < 0.05:
-            event = date(chance.choice((2012, 2013, 2016, 2019)), *chance.choice(((2, 28), (3, 1))))
+            day = event = date(chance.choice((2012, 2013, 2016, 2019)), *chance.choice(((2, 28), (3, 1))))
         person = {"PatientID": _patient_id(number) if number % 97 else "", "PatientBirthDate": _birth(chance, event)}
         offsets = chance.sample(OFFSETS, k=chance.choice((1, 1, 2, 2, 3, 4, 5)))
         accession = chance.choice(accessions)
         for offset in offsets:
             if chance.random() > 0.25:
                 accession = chance.choice((*[chance.choice(accessions)] * 19, ""))
-            day = event + timedelta(offset)
+            # The others are of the day of the one before.
+            if chance.random() > 0.15:
+                day = event + timedelta(offset)
             lines += _study(chance, person, day, accession)
     return lines
 
