@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -45,11 +46,12 @@ RULES: tuple[dict[str, Any], ...] = (
     {"Modality": ["CT", "MR"]},
     {"SeriesNumber": "<2", "NumberOfSeriesRelatedInstances": "<2", "ImageType": "PRIMARY"},
 )
-DAYS: tuple[list[int | None], ...] = (
-    *([-30, 30], [-30, 30], [-365, 365], [-4000, 4000], [0, 30], [-3, 3], [1, 30], [None, 0], [-365, None], [0, 0]),
-    *([-31, -1], [None, None]),
+Ends = Sequence[int | None]
+DAYS: tuple[Ends, ...] = (
+    *([-30, 30], [-30, 30], [-365, 365], [-4000, 4000], [0, 30], [-3, 3], [1, 30], [0, 0], [-31, -1]),
+    *([None, 0], [-365, None], [None, None]),
 )
-AGES: tuple[list[int | None], ...] = ([18, None], [18, 65], [None, 17], [65, None], [0, 18], [18, 18])
+AGES: tuple[Ends, ...] = ([18, None], [18, 65], [None, 17], [65, None], [0, 18], [18, 18])
 SAME = (["Modality"], ["Modality", "BodyPartExamined"], ["StudyDescription"], ["ImageType"], ["SliceThickness"])
 WORDS = ("thinnest", "most images", "latest")
 
@@ -114,7 +116,9 @@ def _row(chance: random.Random, listing: pd.DataFrame, table: Table, plain: bool
         one, other = chance.choice(days), chance.choice(days)
         anchor = one + (other - one) // 2
     else:
-        anchor = (max(days) if selection.get("priors") else days[0]) + timedelta(chance.choice((0, 0, 0, -1, 1, -3, 3, -30, 30, 31, -31, 100, -400)))
+        anchor = (max(days) if selection.get("priors") else days[0]) + timedelta(
+            chance.choice((0, 0, 0, -1, 1, -3, 3, -30, 30, 31, -31, 100, -400))
+        )
     return Row(_keys(chance, listing, line), anchor if chance.random() > (0.03 if needed else 0.5) else None, name)
 
 
@@ -129,7 +133,7 @@ def _keys(chance: random.Random, listing: pd.DataFrame, line: Any) -> dict[str, 
         return {"StudyInstanceUID": str(line.StudyInstanceUID)}
     if kind < 0.17 and line.AccessionNumber:
         return {"AccessionNumber": str(line.AccessionNumber)}
-    if kind < 0.27:
+    if kind < 0.21:
         return {"PatientID": f"{patient[:-2]}?{patient[-1]}"}
     if kind < 0.35:
         return {"PatientID": patient, "Modality": chance.choice(("CT", "CT\\MR", "C*"))}

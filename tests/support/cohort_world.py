@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import date, timedelta
 from http.client import HTTPConnection
 from io import BytesIO
+from itertools import islice
 from typing import Any
 
 import pandas as pd
@@ -209,25 +212,24 @@ def files(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
             yield stream.getvalue()
 
 
-def load(archive: Orthanc, lines: list[dict[str, Any]], at_once: int = 2000) -> int:
+def load(archive: Orthanc, lines: list[dict[str, Any]], at_once: int = 500) -> int:
     """Hand the hospital to a running Orthanc by its REST interface; returns the number of instances."""
-    stored = 0
-    bundle: list[bytes] = []
 
-    def send() -> int:
+    def send(bundle: list[bytes]) -> int:
         stream = BytesIO()
         with zipfile.ZipFile(stream, "w") as packed:
             for number, content in enumerate(bundle):
                 packed.writestr(f"{number}.dcm", content)
-        bundle.clear()
         answers = json.loads(_rest(archive, "POST", "/instances", stream.getvalue()))
         return sum(answer["Status"] == "Success" for answer in answers)
 
-    for content in files(lines):
-        bundle.append(content)
-        if len(bundle) == at_once:
-            stored += send()
-    return stored + (send() if bundle else 0)
+    content = files(lines)
+    with ThreadPoolExecutor(1) as sender, warnings.catch_warnings():
+        # What real archives hold is not always what the standard allows; each such value would be a warning.
+        warnings.simplefilter("ignore")
+        # The next bundle is written while the archive takes this one.
+        bundles = iter(lambda: list(islice(content, at_once)), [])
+        return sum(sent.result() for sent in [sender.submit(send, bundle) for bundle in bundles])
 
 
 def held(archive: Orthanc) -> dict[str, dict[str, str]]:
