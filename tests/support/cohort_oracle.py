@@ -82,7 +82,9 @@ def decide(listing: pd.DataFrame, keys: dict[str, str], anchor: date | None, sel
     # A study without a PatientID is a patient of its own.
     owners = lines["PatientID"].where(lines["PatientID"] != "", "study " + lines["StudyInstanceUID"])
     for _, group in lines.groupby(owners):
-        _patient([dict(zip(group.columns, line, strict=True)) for line in group.values.tolist()], anchor, selection, whole)
+        _patient(
+            [dict(zip(group.columns, line, strict=True)) for line in group.values.tolist()], anchor, selection, whole
+        )
     return whole
 
 
