@@ -22,6 +22,8 @@ from tests.support.peers import Orthanc
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 TABLES = 6
+#: How a row says that something else than days or words decided.
+TIES = {"two studies are equally": "studies", "two earlier studies": "priors", "two series of a study": "series"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,8 @@ class Answer:
     priors: set[str] = field(default_factory=set)
 
 
-def answers(state: Path) -> dict[int, Answer]:
-    """By line, from the accounts of the only run and its list of what was decided."""
-    (folder,) = state.glob("runs/*/")
+def answers(folder: Path) -> dict[int, Answer]:
+    """By line, from the accounts of a run and its list of what was decided."""
     accounts = json.loads((folder / "accounts.json").read_text(encoding="utf-8"))
     told = {row["line"]: Answer(row["state"], row["warnings"]) for row in accounts["rows"]}
     with (folder / "selection.csv").open(encoding="utf-8-sig", newline="") as stream:
@@ -102,7 +103,10 @@ def test_exactly_what_the_answer_key_keeps(hospital: Hospital, number: int, stat
     result = extract(
         hospital.archive.config(tmp_path), query, tmp_path / "out", "--info", "--selection", str(rules)
     ).ended(0, 3)
-    told = answers(state_root)
+    (folder,) = state_root.glob("runs/*/")
+    told = answers(folder)
+    kept: set[Key] = set()
+    seen: set[Key] = set()
     differences = []
     for line, row in enumerate(table.rows, start=2):
         answer, selection = told[line], table.selection_of(row)
@@ -112,8 +116,22 @@ def test_exactly_what_the_answer_key_keeps(hospital: Hospital, number: int, stat
             texts = iter(() if answer.state == "bad" else [f"{answer.state} without an anchor date"])
         else:
             texts = compare(wanted, answer)
+            kept |= wanted.kept
+            seen |= wanted.kept | wanted.left.keys()
         differences += [f"line {line}, {row.cells()}, {selection}: {text}" for text in texts]
+    assert flow(folder) == {"found": len(seen), "selected": len(kept)}
     assert not differences, f"{result.said}\n" + "\n".join(differences)
+
+
+def flow(folder: Path) -> dict[str, int]:
+    """Series at the stages of a paper's flow chart, each counted once."""
+    with (folder / "flow.csv").open(encoding="utf-8-sig", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    return {
+        line["stage"]: int(line["series"])
+        for line in lines
+        if not line["left_out"] and line["stage"] in ("found", "selected")
+    }
 
 
 def compare(wanted: Decision, answer: Answer) -> Iterator[str]:
@@ -129,6 +147,11 @@ def compare(wanted: Decision, answer: Answer) -> Iterator[str]:
         yield f"priors are {answer.priors}, to be {priors}"
     if (undecided := _undecided(answer)) != len(wanted.doubtful):
         yield f"{undecided} series selected although an exclude was undecided, to be {len(wanted.doubtful)}"
+
+    if (
+        ties := {tie for start, tie in TIES.items() for text in answer.warnings if text.startswith(start)}
+    ) != wanted.ties:
+        yield f"ties of {ties}, to be of {wanted.ties}"
 
 
 def _undecided(answer: Answer) -> int:
