@@ -196,12 +196,12 @@ def files(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         dataset.SOPClassUID = CTImageStorage
         dataset.PatientName = "Generated^Patient"
         for keyword in COLUMNS[:-1]:
-            if (value := line[keyword]) is not None and not (keyword == "SliceThickness" and isinstance(value, list)):
+            if (value := line[keyword]) is not None and not (keyword == "SliceThickness" and "\\" in plain(value)):
                 setattr(dataset, keyword, value)
         for number in range(1, int(line["NumberOfSeriesRelatedInstances"]) + 1):
             dataset.InstanceNumber = str(number)
-            if isinstance(line["SliceThickness"], list):
-                dataset.SliceThickness = line["SliceThickness"][number % 2]
+            if len(thicknesses := plain(line["SliceThickness"]).split("\\")) > 1:
+                dataset.SliceThickness = thicknesses[number % 2]
             dataset.SOPInstanceUID = f"{line['SeriesInstanceUID']}.{number}"
             dataset.file_meta = meta = FileMetaDataset()
             meta.MediaStorageSOPClassUID = CTImageStorage
