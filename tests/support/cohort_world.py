@@ -22,20 +22,18 @@ from typing import Any
 import pandas as pd
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.multival import MultiValue
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from tests.support.peers import Orthanc
 
 #: Told by the archive at IMAGE level only; see HIDING.
-AT_IMAGE_LEVEL = ("SliceThickness", "ConvolutionKernel", "ImageType")
+AT_IMAGE_LEVEL = ("SliceThickness", "ConvolutionKernel")
 #: Orthanc would read these from a file even where it is asked for series; this script makes it as most archives are.
 HIDING = """
 function IncomingFindRequestFilter(source, origin)
   if source['0008,0052'] == 'SERIES' then
     source['0018,0050'] = nil
     source['0018,1210'] = nil
-    source['0008,0008'] = nil
   end
   return source
 end
@@ -178,8 +176,9 @@ def _study(chance: random.Random, person: dict[str, Any], day: date, accession: 
         )
     for line in lines:
         if line["Modality"] in ("CT", "MR") and line["NumberOfSeriesRelatedInstances"] != "1" and chance.random() < 0.5:
-            # Reformats and scouts in one series: what its images say differs.
+            # Reformats and scouts in one series: what its images tell differs.
             line["SliceThickness"] = chance.sample(THICKNESSES[:9], k=2)
+            line["ImageType"] = chance.sample(IMAGE_TYPES[:5], k=2)
     return lines
 
 
@@ -196,12 +195,13 @@ def files(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         dataset.SOPClassUID = CTImageStorage
         dataset.PatientName = "Generated^Patient"
         for keyword in COLUMNS[:-1]:
-            if (value := line[keyword]) is not None and not (keyword == "SliceThickness" and "\\" in plain(value)):
-                setattr(dataset, keyword, value)
+            if line[keyword] is not None and not _by_image(line, keyword):
+                setattr(dataset, keyword, line[keyword])
         for number in range(1, int(line["NumberOfSeriesRelatedInstances"]) + 1):
             dataset.InstanceNumber = str(number)
-            if len(thicknesses := plain(line["SliceThickness"]).split("\\")) > 1:
-                dataset.SliceThickness = thicknesses[number % 2]
+            for keyword in ("SliceThickness", "ImageType"):
+                if several := _by_image(line, keyword):
+                    setattr(dataset, keyword, several[number % 2])
             dataset.SOPInstanceUID = f"{line['SeriesInstanceUID']}.{number}"
             dataset.file_meta = meta = FileMetaDataset()
             meta.MediaStorageSOPClassUID = CTImageStorage
@@ -210,6 +210,14 @@ def files(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
             stream = BytesIO()
             dcmwrite(stream, dataset, enforce_file_format=True)
             yield stream.getvalue()
+
+
+def _by_image(line: dict[str, Any], keyword: str) -> list[Any]:
+    """What the images of a series tell in turn, where it is not the same."""
+    value = line[keyword]
+    several = value.split("\\") if keyword == "SliceThickness" and isinstance(value, str) else value
+    nested = keyword == "ImageType" and isinstance(value, list) and isinstance(value[0], list)
+    return list(several) if nested or (keyword == "SliceThickness" and len(plain(value).split("\\")) > 1) else []
 
 
 def load(archive: Orthanc, lines: list[dict[str, Any]], at_once: int = 500) -> int:
@@ -256,8 +264,8 @@ def _rest(archive: Orthanc, method: str, path: str, body: bytes | None = None) -
 
 
 def plain(value: Any) -> str:
-    """A value as the archive tells it, without the blanks that DICOM's padding may eat."""
-    return "\\".join(value) if isinstance(value, (list, MultiValue)) else str(value or "").strip(" ")
+    """A value as the archive tells it, without the blanks that DICOM's padding may eat; all values of its images."""
+    return "\\".join(map(plain, value)) if isinstance(value, list) else str(value or "").strip(" ")
 
 
 def listing(lines: list[dict[str, Any]]) -> pd.DataFrame:
