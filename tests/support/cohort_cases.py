@@ -64,7 +64,10 @@ def lines_of(case: Case, number: int = 0) -> tuple[list[dict[str, Any]], dict[st
             "Modality": "CT",
             "NumberOfSeriesRelatedInstances": "1",
         }
-        lines.append(_numbered(line | attributes, number))
+        told: dict[str, Any] = _numbered(line | attributes, number)
+        if "|" in told["ImageType"]:
+            told["ImageType"] = [[value] for value in told["ImageType"].split("|")]
+        lines.append(told)
         names[f"{uid}.{counts[study]}"] = name
     return lines, names
 
@@ -270,6 +273,13 @@ SENTENCES = [
         {"A1": "excluded by localizers"},
     ),
     Case(
+        "a series that has a localizer among its images",
+        [one("A", "20200310", ImageType="LOCALIZER|AXIAL", NumberOfSeriesRelatedInstances="2")],
+        rules(exclude=[{"ImageType": "LOCALIZER"}]),
+        "",
+        {"A1": "excluded by exclude 1"},
+    ),
+    Case(
         "all its conditions",
         CT_MR,
         rules(include=[{"Modality": ["CT", "MR"], "SeriesNumber": "1"}]),
@@ -282,6 +292,27 @@ SENTENCES = [
         rules(include=[{"SliceThickness": 1.5}]),
         "A1 A2",
         {"A3": "not included", "A4": "not included"},
+    ),
+    Case(
+        "<=1.5, and the end counts",
+        [one("A", "20200310", SliceThickness=text) for text in ("1.50", "1.51")],
+        rules(include=[{"SliceThickness": "<=1.5"}]),
+        "A1",
+        {"A2": "not included"},
+    ),
+    Case(
+        "<2 and >2, and the end does not",
+        described("a", "b", "c"),
+        rules(include=[{"SeriesNumber": ["<2", ">2"]}]),
+        "A1 A3",
+        {"A2": "not included"},
+    ),
+    Case(
+        ">=2, and the end counts",
+        described("a", "b", "c"),
+        rules(include=[{"SeriesNumber": ">=2"}]),
+        "A2 A3",
+        {"A1": "not included"},
     ),
     Case(
         "1..3, both ends",
