@@ -119,8 +119,8 @@ def test_exactly_what_the_answer_key_keeps(hospital: Hospital, number: int, stat
             kept |= wanted.kept
             seen |= wanted.kept | wanted.left.keys()
         differences += [f"line {line}, {row.cells()}, {selection}: {text}" for text in texts]
-    assert flow(folder) == {"found": len(seen), "selected": len(kept)}
     assert not differences, f"{result.said}\n" + "\n".join(differences)
+    assert flow(folder) == {"found": len(seen), "selected": len(kept)}
 
 
 def flow(folder: Path) -> dict[str, int]:
