@@ -5,19 +5,18 @@ and has the values themselves. A cell without a value is null there. The type of
 the tables of several runs can be read as one, also where a column is empty. Text is UTF-8; what cannot be encoded
 becomes a question mark in both files.
 
-A column is INTEGER or BOOLEAN only if this package makes its values. What an archive or a user has written is TEXT:
-PatientIDs keep their zeros, and a date, a range of dates or a number that is not valid stays as it was.
+A column is INTEGER, NUMBER or BOOLEAN only if this package makes its values. What an archive or a user has written is
+TEXT: PatientIDs keep their zeros, and a date, a range of dates or a number that is not valid stays as it was.
 """
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.files import atomic_stream
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 #: Types of columns, by pandas' names for those that can be null.
-TEXT, INTEGER, BOOLEAN = "string", "Int64", "boolean"
+TEXT, INTEGER, NUMBER, BOOLEAN = "string", "Int64", "Float64", "boolean"
 
 #: Type by name of the column, in the order of the columns.
 Columns = Mapping[str, str]
@@ -60,18 +59,74 @@ def write_table(
     Raises:
         OSError: a file cannot be written; it is as it was before.
     """
+    with open_table(path, columns, mode, scratch) as add:
+        for row in rows:
+            add(row)
+
+
+@contextmanager
+def open_table(
+    path: Path, columns: Columns, mode: int | None = None, scratch: Path | None = None, batch: int = 0
+) -> Iterator[Callable[[Sequence[object]], None]]:
+    """Yield a function that adds a row to a table, which is written as `write_table` does.
+
+    Args:
+        path: the CSV file; or a Parquet file, which then is the only one.
+        columns, mode, scratch: see `write_table`.
+        batch: number of rows that are in memory at once; 0: BATCH.
+    """
     from pyarrow.parquet import ParquetWriter
+
+    rows: list[Sequence[object]] = []
 
     with ExitStack() as stack:
         typed = stack.enter_context(atomic_stream(parquet_of(path), mode, scratch))
-        text = stack.enter_context(atomic_stream(path, mode, scratch))
+        both = path != parquet_of(path)
+        text = stack.enter_context(atomic_stream(path, mode, scratch)) if both else None
         schema = _schema(columns)
         writer = stack.enter_context(ParquetWriter(typed, schema))
-        text.write(_lines([tuple(columns)]))
-        remaining = iter(rows)
-        while batch := list(islice(remaining, BATCH)):
-            text.write(_lines(batch))
-            writer.write_table(_typed(schema, batch))
+        if text:
+            text.write(_lines([tuple(columns)]))
+
+        def write() -> None:
+            if text:
+                text.write(_lines(rows))
+            writer.write_table(_typed(schema, rows))
+            rows.clear()
+
+        def add(row: Sequence[object]) -> None:
+            rows.append(row)
+            if len(rows) == (batch or BATCH):
+                write()
+
+        yield add
+        if rows:
+            write()
+
+
+def holds_the_same(path: Path) -> bool:
+    """Return whether a CSV file holds what the Parquet file beside it does, and nothing else.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    def same(stream: BinaryIO, lines: bytes) -> bool:
+        return stream.read(len(lines)) == lines
+
+    try:
+        with path.open("rb") as text, ParquetFile(parquet_of(path)) as typed:
+            batches = (batch.to_pydict().values() for batch in typed.iter_batches(BATCH))
+            rows = (list(zip(*columns, strict=True)) for columns in batches)
+            return (
+                same(text, _lines([tuple(typed.schema_arrow.names)]))
+                and all(same(text, _lines(batch)) for batch in rows)
+                and not text.read(1)
+            )
+    except (ArrowException, FileNotFoundError):
+        return False
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> bytes:
@@ -86,8 +141,13 @@ def _schema(columns: Columns) -> pyarrow.Schema:
     """
     import pyarrow
 
-    arrow = {TEXT: pyarrow.string(), INTEGER: pyarrow.int64(), BOOLEAN: pyarrow.bool_()}
-    called = {TEXT: "unicode", INTEGER: "int64", BOOLEAN: "bool"}
+    arrow = {
+        TEXT: pyarrow.string(),
+        INTEGER: pyarrow.int64(),
+        NUMBER: pyarrow.float64(),
+        BOOLEAN: pyarrow.bool_(),
+    }
+    called = {TEXT: "unicode", INTEGER: "int64", NUMBER: "float64", BOOLEAN: "bool"}
     noted = [
         {"name": name, "field_name": name, "pandas_type": called[kind], "numpy_type": kind, "metadata": None}
         for name, kind in columns.items()
@@ -116,6 +176,9 @@ def _array(kind: pyarrow.DataType, column: Sequence[Any]) -> pyarrow.Array:
     given = [value is not None and value != "" for value in column]
     if kind == pyarrow.bool_():
         values = _bits([there and _flag(value) for there, value in zip(given, column, strict=True)])
+    elif kind == pyarrow.float64():
+        numbers = (float(value) if there else 0.0 for there, value in zip(given, column, strict=True))
+        values = array("d", numbers).tobytes()
     else:
         values = array("q", [int(value) if there else 0 for there, value in zip(given, column, strict=True)]).tobytes()
     buffers = [pyarrow.py_buffer(_bits(given)), pyarrow.py_buffer(values)]

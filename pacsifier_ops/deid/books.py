@@ -4,6 +4,8 @@
 |----------------------------|-----------------------------------------|--------------------------------------------|
 | manifest.jsonl             | the run's folder                        | what became of each object, no identifiers |
 | manifest.csv, .parquet     | the data set                            | the public part of it, see `told`          |
+| series, instances          | the data set                            | what its files say, see `inventory`        |
+| dataset.json               | the data set                            | its card, see `card`                       |
 | accounts.json, report.html | the run's folder                        | the account, with names of source files    |
 | mapper.json                | `data_sets/<id>` of the project's folder | PatientID by pseudonym                     |
 | date_offsets.csv           | likewise, where dates are moved         | days by pseudonym                          |
@@ -37,7 +39,7 @@ from pacsifier_ops.base.files import (
     write_json,
 )
 from pacsifier_ops.base.tables import TEXT, parquet_of, write_table
-from pacsifier_ops.deid import leftout
+from pacsifier_ops.deid import card, inventory, leftout, technique
 from pacsifier_ops.deid.identity import split_key
 from pacsifier_ops.deid.rules import ProfileOption, Rules
 from pacsifier_ops.deid.run import (
@@ -61,11 +63,14 @@ from pacsifier_ops.runs.folder import Run, now
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, prepared
 from pacsifier_ops.state.facts import facts_folder, identity_of
 from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import Tree
 
 #: The manifest of a data set, for people and for programs (see `base.tables`).
 MANIFEST = "manifest.csv"
 MANIFESTS = (MANIFEST, str(parquet_of(Path(MANIFEST))))
+#: All files of a data set beside its objects.
+BOOKS = (*MANIFESTS, *inventory.TABLES, card.CARD)
 _KEYS = ("Folder", "SOPInstanceUID", "Outcome", "Reason", "Rules", "Profile")
 _COLUMNS = dict.fromkeys(("Folder", "SOPInstanceUID", "Outcome", "Rule", "Reason", "Rules", "Profile"), TEXT)
 
@@ -228,7 +233,7 @@ def close(
         profile=request.profile,
         digest=rules.digest,
         method=rules.method,
-        dates=_dates(rules),
+        dates=card.dates_of(rules),
         passed_over=scan["passed_over"],
         sources=scan["sources"],
         strangers=scan["strangers"],
@@ -268,12 +273,6 @@ def close(
     account.patients, account.rules = len(patients), dict(used.most_common())
     account.told_by = dict(Counter(split_key(patient)[0] for patient in patients))
     return account
-
-
-def _dates(rules: Rules) -> str:
-    if ProfileOption.FULL_DATES in rules.options:
-        return "as they were"
-    return "moved by the days of each patient" if ProfileOption.MODIFIED_DATES in rules.options else "removed"
 
 
 def _counted(
@@ -336,17 +335,27 @@ def write_linkage(request: DeidRequest, store: Store, rules: Rules) -> None:
                     stream.write(_line((new, old)).encode())
 
 
-def write(run: Run, tree: Tree, store: Store, rules: Rules) -> None:
-    """Write the manifest.
+def write(request: DeidRequest, tree: Tree, store: Store, rules: Rules, base: Path) -> None:
+    """Write the manifest, the inventory, and the card of a data set.
+
+    Args:
+        request: request of the run.
+        tree: the output tree.
+        store: what is known of it.
+        rules: the compiled profile.
+        base: folder of the outputs.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: one cannot be written.
     """
     with ExitStack() as stack:
         stack.enter_context(storage_errors("the state root or out_folder"))
         scratch = stack.enter_context(tree.workplace(shared()))
-        own = stack.enter_context(atomic_stream(store.manifest))
-        write_table(tree.root / MANIFEST, _COLUMNS, _public(store, rules.digest, own), data_file(), scratch)
+        with atomic_stream(store.manifest) as own:
+            write_table(tree.root / MANIFEST, _COLUMNS, _public(store, rules.digest, own), data_file(), scratch)
+        counts = inventory.write(store, base, tree.root, data_file(), scratch)
+        digests = {name: digest(tree.root / name) for name in (*MANIFESTS, *inventory.TABLES)}
+        card.write(store, card.Facts.of(request, rules), counts, digests, tree.root, data_file(), scratch)
 
 
 class Standing:
@@ -354,13 +363,14 @@ class Standing:
 
     Args:
         store: the store of the data set.
-        rules: the compiled profile.
+        facts: what the card says of the project and the profile.
         files: the files of the books.
     """
 
-    def __init__(self, tree: Tree, store: Store, rules: Rules, files: Iterable[Path]) -> None:
+    def __init__(self, tree: Tree, store: Store, facts: card.Facts, files: Iterable[Path]) -> None:
         self._path, self._files = facts_folder(tree.root) / "books.json", [*files, store.manifest]
-        self._of = f"{__version__} {rules.digest} {store.digest()} {data_file():o}"
+        own = f"{facts.digest} {technique.version()}"
+        self._of = f"{__version__} {own} {store.digest()} {data_file():o}"
 
     def hold(self) -> bool:
         """Return whether nothing has changed since the books were written: neither in the store nor in their files."""

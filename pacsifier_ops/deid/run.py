@@ -18,6 +18,8 @@ Files that outlive a run, beside the state of the output tree below `deid/<id>/`
 | unreadable.jsonl        | prepare    | files that are no usable object, with the reason                          |
 | manifest.jsonl          | report     | what became of every object, without identifiers                          |
 | settled/<key>.jsonl     | convert    | outcome of each object of a series, see Settled; lines are only added     |
+| heads/<key>.jsonl       | convert    | what the heads of results say, see inventory; lines are only added        |
+| card.json               | report     | when what the data set's card says was last changed                       |
 | sheets/<number>.png     | convert    | contact sheet of a series, as it is in the data set                       |
 """
 
@@ -187,6 +189,30 @@ class DeidRequest(KeptRequest):
         default=False,
         flag=Flag("folders of patients keep their names", "-k"),
     )
+    description: str = option(
+        "Description",
+        "What the data set is, and for whom, for its card. Empty: its counts, in a sentence.",
+        Section.WHERE_TO,
+        default="",
+        longest=2000,
+        flag=Flag("what the data set is, for its card", metavar="TEXT", extra=True),
+    )
+    license: str = option(
+        "Licence",
+        "Licence or terms of use of the data set, for its card: a name, or an address.",
+        Section.WHERE_TO,
+        default="",
+        longest=500,
+        flag=Flag("its licence or terms of use, for its card", metavar="TEXT", extra=True),
+    )
+    ethics: str = option(
+        "Ethics",
+        "Reference of the approval by the ethics committee, for the card of the data set.",
+        Section.WHERE_TO,
+        default="",
+        longest=200,
+        flag=Flag("reference of the ethics committee, for its card", metavar="TEXT", extra=True),
+    )
     contact_sheets: bool = flag_only(
         True, Flag("make none to look for burned-in text on", name="no_contact_sheets", extra=True, off=True)
     )
@@ -341,11 +367,15 @@ class Store:
         self.folder = private_folder(tree.state / "deid" / identity)
         self.names, self.series = self.folder / "names.json", self.folder / "series.jsonl"
         self.unreadable, self.homes = self.folder / "unreadable.jsonl", self.folder / "homes.json"
-        self.manifest = self.folder / "manifest.jsonl"
+        self.manifest, self.card = self.folder / "manifest.jsonl", self.folder / "card.json"
 
     def sheet(self, number: int) -> Path:
         """Return the path of the contact sheet of a series."""
         return private_folder(self.folder / "sheets") / f"{number}.png"
+
+    def heads(self, key: str) -> Path:
+        """Return the path of what the heads of the results of a series say."""
+        return private_folder(self.folder / "heads") / f"{key}.jsonl"
 
     def settled(self, key: str) -> dict[str, Settled]:
         """Return the outcomes of the objects of a series so far, by SOP Instance UID; the last line of each counts."""

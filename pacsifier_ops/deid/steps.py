@@ -469,7 +469,10 @@ class Converting(Worker[SourceSeries, Counts]):
         return counts
 
     def _series(self, source: SourceSeries, counts: Counts) -> None:
+        from pacsifier_ops.deid.inventory import keep_heads
+
         counts.reason = "not ended"
+        fresh: list[Settled] = []
         settled = self._store.settled(source.key)
         seen = {old for item in settled.values() for old in item.uids}
         for name, size, mtime, uid in source.files:
@@ -494,11 +497,15 @@ class Converting(Worker[SourceSeries, Counts]):
             item.uids = {old: new for old, new in made.uids.items() if old not in seen}
             seen |= item.uids.keys()
             self._settle(source, item, made, before)
+            if item.file:
+                fresh.append(item)
             if self._request.in_place:
                 self._take_away(path, item)
             name_of = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(item.outcome, "in_quarantine")
             setattr(counts, name_of, getattr(counts, name_of) + 1)
             counts.bytes += size
+        with storage_errors("the state root"):
+            keep_heads(self._store, self._base, source.key, fresh)
         if self._request.contact_sheets and source.parts == 1:
             make_sheet(self._sheets, self._store, self._base, source, fresh=counts.deidentified > 0)
         if not counts.missing:
@@ -583,6 +590,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     """
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid import report as pages
+    from pacsifier_ops.deid.card import Facts
     from pacsifier_ops.deid.contact import ContactSheets
 
     prepared(run)
@@ -608,12 +616,12 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     linkage = books.linkage_files(request, store, how.rules)
     account.linkage = str(linkage[0].parent)
     with storage_errors("the state root or out_folder"):
-        files = [*linkage, *(tree.root / name for name in books.MANIFESTS), tree.state / APPROVED]
-        standing = books.Standing(tree, store, how.rules, files)
+        files = [*linkage, *(tree.root / name for name in books.BOOKS), tree.state / APPROVED]
+        standing = books.Standing(tree, store, Facts.of(request, how.rules), files)
         hold = standing.hold()
         if not hold:
             books.write_linkage(request, store, how.rules)
-            books.write(run, tree, store, how.rules)
+            books.write(request, tree, store, how.rules, _base(request))
         with store.manifest.open("rb") as manifest, atomic_stream(run.part("manifest")) as own:
             shutil.copyfileobj(manifest, own)
     write_account(run, account)
@@ -635,15 +643,14 @@ def report(run: Run, secret: str = "") -> DeidAccount:
 def _made(store: Store, root: Path) -> Iterator[dict[str, str]]:
     """Yield path and SHA-256 of each file of a finished data set."""
     from pacsifier_ops.deid import books
+    from pacsifier_ops.deid.inventory import with_digest
 
     for source in series_of(store):
         for item in store.settled(source.key).values():
             if item.outcome == DEIDENTIFIED:
-                if not item.sha256:
-                    item = replace(item, sha256=digest(root / item.file))
-                    store.settle(source.key, item, durable=False)
+                with_digest(store, source.key, item, root)
                 yield {"path": readable(Path(item.file)), "sha256": item.sha256}
-    yield from ({"path": name, "sha256": digest(root / name)} for name in books.MANIFESTS)
+    yield from ({"path": name, "sha256": digest(root / name)} for name in books.BOOKS)
 
 
 def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:

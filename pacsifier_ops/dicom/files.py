@@ -205,6 +205,46 @@ def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, 
 
 
 @dataclass(frozen=True, slots=True)
+class TopLevel:
+    """Attributes at the top level of a data set, as they are encoded.
+
+    Attributes:
+        transfer_syntax_uid: of the file.
+        offset: offset of the data set in bytes.
+        little: byte order of numbers.
+        values: by tag; empty for long values, and of sequences of undefined length.
+    """
+
+    transfer_syntax_uid: str
+    offset: int
+    little: bool
+    values: dict[int, bytes]
+
+
+def top_level(stream: BinaryIO, wanted: Container[int], last: int) -> TopLevel:
+    """Read attributes of a file with File Meta Information (PS3.10 7.1), such as this package writes.
+
+    Args:
+        stream: the file.
+        wanted: tags of the attributes.
+        last: the last of these tags; reading ends there.
+
+    Raises:
+        ValueError: it is no such file, or its elements cannot be followed.
+        OSError: it cannot be read.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    head = stream.read(_FILE_META + HEAD)
+    if head[128:132] != b"DICM":
+        raise ValueError("it has no File Meta Information")
+    source = Plain(stream, size, 132, head)
+    syntax = _file_meta(source, None).get(_TRANSFER_SYNTAX, "")
+    offset = source.at
+    data, encoding = data_set(source, syntax)
+    return TopLevel(syntax, offset, encoding.little, values(data, encoding, wanted, last))
+
+
+@dataclass(frozen=True, slots=True)
 class Element:
     """An element at the top level of a data set, with its offsets in bytes.
 
@@ -300,14 +340,14 @@ def _identify(path: Path, source: Plain, status: os.stat_result, first: Encoding
         series_uid=uids[_SERIES],
         modality=_text(found[_MODALITY]),
         series_number=_text(found[_SERIES_NUMBER]),
-        description=_decoded(found[_DESCRIPTION], found[_CHARACTER_SET]),
+        description=decoded(found[_DESCRIPTION], found[_CHARACTER_SET]),
         study_date=_text(found[_STUDY_DATE]),
         study_time=_text(found[_STUDY_TIME]),
-        patient_id=_decoded(found[_PATIENT_ID], found[_CHARACTER_SET]),
-        issuer=_decoded(found[_ISSUER], found[_CHARACTER_SET]),
-        patient_name=_decoded(found[_PATIENT_NAME], found[_CHARACTER_SET]),
+        patient_id=decoded(found[_PATIENT_ID], found[_CHARACTER_SET]),
+        issuer=decoded(found[_ISSUER], found[_CHARACTER_SET]),
+        patient_name=decoded(found[_PATIENT_NAME], found[_CHARACTER_SET]),
         birth_date=_text(found[_BIRTH_DATE]),
-        accession=_decoded(found[_ACCESSION], found[_CHARACTER_SET]),
+        accession=decoded(found[_ACCESSION], found[_CHARACTER_SET]),
         instance_number=_text(found[_INSTANCE_NUMBER]),
         dates=_days(found[tag] for tag in _DATES),
     )
@@ -322,7 +362,7 @@ def _text(value: bytes) -> str:
     return value.decode("ascii", "replace").strip("\0 ")
 
 
-def _decoded(value: bytes, character_set: bytes) -> str:
+def decoded(value: bytes, character_set: bytes) -> str:
     """Decode text in the data set's character set (PS3.5 6.1)."""
     if value.isascii() and b"\x1b" not in value:
         return _text(value)

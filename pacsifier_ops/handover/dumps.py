@@ -69,7 +69,11 @@ MOVED, THERE, LEFT = "moved", "already there", "left"
 
 #: Why a file that is not DICOM is left.
 _LOG, _NEW_ID = "left: a log of runs", "left: a de-identification reads it"
-_MANIFEST, _LINK, _NOT_DICOM = "left: manifest of the data set", "left: a link that leads outside, or nowhere", "left"
+_MANIFEST, _LINK, _NOT_DICOM = (
+    "left: a table of the data set, or its card",
+    "left: a link that leads outside, or nowhere",
+    "left",
+)
 #: Kinds of other files that are left; the report counts them.
 _DAMAGED, _INNER_LINK = "damaged DICOM", "link to something in the folder"
 
@@ -396,7 +400,7 @@ class _Moving:
         Raises:
             OSError: the file or folder cannot be read.
         """
-        from pacsifier_ops.deid.books import MANIFESTS
+        from pacsifier_ops.deid.books import BOOKS
 
         try:
             status = os.lstat(path)
@@ -412,7 +416,7 @@ class _Moving:
             return _LOG
         if path.name == "new_id.txt":
             return _NEW_ID
-        if name in MANIFESTS and marker_of(self._data).get("state") == DEIDENTIFIED:
+        if name in BOOKS and marker_of(self._data).get("state") == DEIDENTIFIED:
             return _MANIFEST
         return content(path, status)
 

@@ -15,6 +15,9 @@ table that somebody put into the data set.
 
 The rules are those of the verifier (`deid.verifier`). Each file is read once, however large the cohort is.
 
+A number of a table or of JSON is compared as numbers of objects are: as a whole, and from six digits on. So 512 rows
+are not the patient 512. Digests of files of the data set are no text: any digits may stand in them.
+
 Dates are birth dates, and study dates if the profile does not keep them. In a large cohort nearly every day is a date
 of some patient. So a day on which a shifted date falls is no finding, and objects are not searched for dates here: the
 de-identification has searched them for those of their own patient.
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import re
 import zipfile
 from collections import Counter
@@ -36,10 +40,13 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.base.tables import holds_the_same
+from pacsifier_ops.deid.card import CARD
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never, stage_run
 from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.tree import marker_of
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
 from pacsifier_ops.study.searched import NO_DATES, Dates, Search, Terms
@@ -103,6 +110,7 @@ class Gate:
         dates: forbidden dates (`YYYYMMDD`) of each patient, by the name of the patient's folder.
         free: dates that are no finding: a shifted date falls on them, or the data set was made on them.
         made: SHA-256 of the files that the de-identification made, by path.
+        digests: other SHA-256, hexadecimal, that the data set names.
     """
 
     def __init__(
@@ -113,11 +121,13 @@ class Gate:
         dates: Mapping[str, Iterable[str]] = MappingProxyType({}),
         free: Collection[str] = (),
         made: Mapping[str, str] = MappingProxyType({}),
+        digests: Iterable[str] = (),
     ) -> None:
         from pacsifier_ops.deid.identifiers import dates_of, normal, terms_of_cohort
 
         every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
         self.patients, self._made = len(every), made
+        self._digests = frozenset((*made.values(), *digests))
         certain, doubtful = terms_of_cohort(every, frozenset(map(normal, pseudonyms)))
         self._terms = Terms(certain, doubtful, frozenset(uids))
         self._dates = {folder: dates_of(frozenset(days) - set(free)) for folder, days in dates.items()}
@@ -131,6 +141,7 @@ class Gate:
             run: the study's run.
             data_set: the de-identified folder.
         """
+        from pacsifier_ops.deid.card import day_of
         from pacsifier_ops.deid.identity import identifying
         from pacsifier_ops.deid.run import series_of, store_of
         from pacsifier_ops.deid.values import shifted_date
@@ -154,7 +165,10 @@ class Gate:
         pseudonyms: set[str] = set()
         study_dates, free = _study_dates(run), _days_of(run)
         dates: dict[str, set[str]] = {}
+        digests = []
         if store := store_of(data_set):
+            digests = [str(marker_of(data_set).get("stamp", {}).get("profile", ""))]
+            free.add(day_of(store).replace("-", ""))
             for source in series_of(store):
                 add(source.patient_id, source.known)
                 asked |= {source.study_uid, source.series_uid}
@@ -173,7 +187,8 @@ class Gate:
         left_out = {day for days in every for day in days} - in_data_set
         made = approved_of(data_set)
         people = ((names[key], ids[key]) for key in ids)
-        return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, made.files if made else {})
+        files = made.files if made else {}
+        return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, files, digests)
 
     def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> GateFindings:
         """Search files and their names.
@@ -201,7 +216,8 @@ class Gate:
         return found
 
     def _pieces(self, path: Path, name: str) -> Iterator[tuple[FileContent | str, Dates]]:
-        yield from _contents(path, name, self._dates.get(name.split("/")[0], NO_DATES), self._all_dates)
+        own = self._dates.get(name.split("/")[0], NO_DATES)
+        yield from _contents(path, name, own, self._all_dates, self._digests)
 
     def _names(self, names: list[str]) -> tuple[FileContent, Dates]:
         """Return the content of the names of files of one folder, and the dates that are forbidden in them."""
@@ -249,7 +265,9 @@ def _days_of(run: Run) -> set[str]:
     return made | {one.when[:10].replace("-", "") for one in approvals.history(run)}
 
 
-def _contents(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple[FileContent | str, Dates]]:
+def _contents(
+    path: Path, name: str, own: Dates, every: Dates, digests: Collection[str]
+) -> Iterator[tuple[FileContent | str, Dates]]:
     """Yield the name and the content of a file, in pieces, each with the dates that are forbidden in it.
 
     Args:
@@ -257,6 +275,7 @@ def _contents(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple
         name: its path below the data set.
         own: dates of the patient of its folder.
         every: dates of all patients.
+        digests: SHA-256 of files of the data set.
 
     Yields:
         The piece, or the reason why the file cannot be searched; and the dates.
@@ -271,7 +290,11 @@ def _contents(path: Path, name: str, own: Dates, every: Dates) -> Iterator[tuple
     elif head[:4] == b"PK\x03\x04":
         yield from ((content, every) for content in _zipped(path.read_bytes()))
     elif head[:4] == b"PAR1":
-        yield from ((content, every) for content in _table(path))
+        yield from ((content, every) for content in _table(path, digests))
+    elif path.suffix == ".csv" and holds_the_same(path):
+        return  # what is in it is searched in the Parquet file beside it
+    elif path.name == CARD and (card := _json(path, digests)):
+        yield card, every
     else:
         yield from ((content, every) for content in _texts(path))
 
@@ -304,7 +327,7 @@ def _zipped(data: bytes) -> Iterator[FileContent | str]:
         yield "the zip cannot be read"
 
 
-def _table(path: Path) -> Iterator[FileContent | str]:
+def _table(path: Path, digests: Collection[str]) -> Iterator[FileContent | str]:
     """Yield the content of a Parquet file: names of columns, metadata, and values, _ROWS rows at once."""
     from pyarrow.parquet import ParquetFile
 
@@ -316,9 +339,41 @@ def _table(path: Path) -> Iterator[FileContent | str]:
             for batch in table.iter_batches(_ROWS):
                 for column in batch.columns:
                     for values in _values(column):
-                        yield _text("\n".join(map(_decoded, values)))
+                        yield _mixed(values, digests)
     except Exception:  # reading foreign files raises many types of exception
         yield "the Parquet file cannot be read"
+
+
+def _json(path: Path, digests: Collection[str]) -> FileContent | None:
+    """Return the content of a JSON file; None where it is none."""
+    values: list[Any] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> None:
+        # Also of keys that are there twice, of which a dictionary would have one.
+        values.extend(one for pair in pairs for one in pair)
+
+    def flat(value: Any) -> Iterator[Any]:
+        if isinstance(value, list):
+            for one in value:
+                yield from flat(one)
+        elif value is not None:
+            yield value
+
+    try:
+        values.append(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=collect))
+    except (ValueError, RecursionError):
+        return None
+    return _mixed(list(flat(values)), digests)
+
+
+def _mixed(values: list[Any], digests: Collection[str]) -> FileContent:
+    """Return the content of texts and numbers, without digests."""
+    texts = [value for value in values if not isinstance(value, int | float) and value not in digests]
+    content = _text("\n".join(map(_decoded, texts)))
+    numbers = {str(value) for value in values if isinstance(value, int)}
+    numbers |= {f"{value:.15g}" for value in values if isinstance(value, float)}
+    content.numbers.append((0, "\\".join(sorted(numbers)).encode()))
+    return content
 
 
 def _names(fields: Iterable[pyarrow.Field]) -> Iterator[str]:

@@ -154,6 +154,8 @@ class Study(Reading, KeptRequest):
         help="Objects that probably show the patient's identity, such as screen saves, are excluded.",
         section=Section.BECOMES,
     )
+    description: str = same(DeidRequest, "description", section=Section.BECOMES)
+    license: str = same(DeidRequest, "license", section=Section.BECOMES)
     release: str = option(
         "Release",
         "Who or what approves the release of the data set.",
@@ -186,7 +188,7 @@ class Study(Reading, KeptRequest):
     )
     ethics: str = option(
         "Ethics",
-        "Reference of the approval by the ethics committee, for reports and the audit file.",
+        "Reference of the approval by the ethics committee, for reports, the card of the data set and the audit file.",
         Section.RELEASE,
         default="",
         longest=200,

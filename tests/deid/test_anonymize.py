@@ -25,7 +25,7 @@ from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import InputError, PatientsRefused, TreeError, Unfit
 from pacsifier_ops.cli import anonymize
 from pacsifier_ops.deid import outcome, policy, steps
-from pacsifier_ops.deid.books import MANIFESTS, DeidAccount
+from pacsifier_ops.deid.books import BOOKS, DeidAccount
 from pacsifier_ops.deid.inplace import put_apart
 from pacsifier_ops.deid.run import DeidRequest, Settled, Store, series_of
 from pacsifier_ops.dicom.scan import scan
@@ -235,7 +235,7 @@ def test_again_does_nothing_and_what_is_new_or_gone_is_done(source: Path, out: P
 def test_books_are_written_again_only_where_they_would_differ(source: Path, out: Path) -> None:
     fill(source)
     deidentify(source, out)
-    books = [*(out / name for name in MANIFESTS), *(project_folder("default") / "data_sets").rglob("*.*")]
+    books = [*(out / name for name in BOOKS), *(project_folder("default") / "data_sets").rglob("*.*")]
     assert {path.suffix for path in books} == {".csv", ".parquet", ".json"}
 
     def written_again() -> set[str]:
@@ -316,7 +316,7 @@ def test_any_worker_in_any_order_gives_the_same(
     assert account.verdict == COMPLETE and [s.deidentified for s in account.series] in ([5, 2], [2, 5])
     assert (run.folder / "contact-sheets-1.html").read_text().count("data:image/png") == 2
     assert content(tmp_path / "other").keys() == content(out).keys()
-    assert {path: data for path, data in content(out).items() if path not in MANIFESTS}.items() <= content(
+    assert {path: data for path, data in content(out).items() if path not in BOOKS}.items() <= content(
         tmp_path / "other"
     ).items()
 
@@ -557,7 +557,7 @@ def test_a_folder_is_replaced_in_place(source: Path, tmp_path: Path) -> None:
     assert marker_of(source)["state"] == DEIDENTIFIED and len(images(source)) == 8
     assert {path.name for path in source.iterdir() if not path.name.startswith("sub-P")} == {
         ".pacsifier",
-        *MANIFESTS,
+        *BOOKS,
     }
     (apart,) = (project_folder("default") / "apart").iterdir()
     left = {path.relative_to(apart).as_posix(): path.read_bytes() for path in apart.rglob("*") if path.is_file()}

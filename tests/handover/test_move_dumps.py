@@ -15,7 +15,7 @@ import pytest
 from pacsifier_ops.base.errors import InputError, PacsifierError, StorageError, TreeError
 from pacsifier_ops.cli.anonymize import main as anonymize
 from pacsifier_ops.cli.move_dumps import main
-from pacsifier_ops.deid.books import MANIFESTS
+from pacsifier_ops.deid.books import BOOKS
 from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
@@ -169,7 +169,7 @@ def test_a_de_identified_data_set_keeps_its_manifest_and_pseudonyms_are_found_la
     assert anonymize(["-d", str(tree), "-o", str(out), "--no_contact_sheets"]) == 0
     assert (out / "sub-P1").is_dir()  # what new_id.txt says
     account = moving(out, tmp_path / "info2")
-    assert left_of(account) == dict.fromkeys(MANIFESTS, "left: manifest of the data set")
+    assert left_of(account) == dict.fromkeys(BOOKS, "left: a table of the data set, or its card")
     assert account.counts["moved"] == 0
     with pytest.raises(TreeError, match="data that is de-identified"):
         moving(tree, out / "sub-P1")

@@ -19,7 +19,7 @@ from pacsifier_ops.base import tables
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import NotApproved, TreeError
 from pacsifier_ops.base.files import read_json
-from pacsifier_ops.deid.books import MANIFESTS
+from pacsifier_ops.deid.books import BOOKS
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import steps as extraction
@@ -337,7 +337,7 @@ def test_a_folder_of_an_earlier_version_gets_its_list_from_the_next_run(world: W
     made = study.folder("de-identified")
     before = approved_of(made)
     assert before and set(before.files) == {
-        *MANIFESTS,
+        *BOOKS,
         *(path.relative_to(made).as_posix() for path in images(made)),
     }
     (state_folder(made.resolve()) / "approved.jsonl").unlink()
