@@ -84,7 +84,7 @@ def is_localizer(image_type: str, texts: Iterable[str]) -> bool:
 
 def tolerance(spacing: float) -> float:
     """Return by how much a distance may differ from the spacing, in mm."""
-    return max(SHARE * spacing, min(MM, MOST_SHARE * spacing))
+    return max(SHARE * spacing, min(MM, MOST_SHARE * spacing)) + 1e-6
 
 
 def judge(frames: Sequence[Frame], numbers: Sequence[object] = ()) -> Slices:
