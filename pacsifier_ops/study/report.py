@@ -23,6 +23,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base.files import storage_errors, write_atomic
 from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.base.words import listed, plural, size
+from pacsifier_ops.deid import card
 from pacsifier_ops.deid.outcome import sheets as sheets_of
 from pacsifier_ops.deid.run import EXCLUDED, QUARANTINED
 from pacsifier_ops.pseudonyms.run import CUSTOM, DEID, LOCAL
@@ -56,6 +57,7 @@ from pacsifier_ops.study.accounts import (
 )
 from pacsifier_ops.study.chart import Dropout, Flow, Station, flow
 from pacsifier_ops.study.project import KEEP, LIST
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, RELEASED_FOLDER
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF
 from pacsifier_ops.study.shown import decided, gate_counts, gate_findings, governed
 
@@ -270,7 +272,13 @@ def both(account: StudyAccount) -> dict[str, Any]:
         "modality_bars": _modality_bars(account),
         "search": gate_counts(account.gate),
         "governed": governed(vars(account)),
+        "card": card.shown(Path(account.folder) / data_set_of(account)) if account.deidentifies else None,
     }
+
+
+def data_set_of(account: StudyAccount) -> str:
+    """Return the name of the folder of the data set: what is released, or else what may be."""
+    return RELEASED_FOLDER if account.released else DEIDENTIFIED_FOLDER
 
 
 def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
