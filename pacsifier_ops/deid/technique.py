@@ -282,7 +282,7 @@ def _typed(parts: list[str], column: Column) -> Value:
     if column.place is not None:
         parts = parts[column.place : column.place + 1]
     if column.kind == TEXT:
-        return "\\".join(parts).strip("\\") or None
+        return "\\".join(parts) if any(parts) else None
     with suppress(ValueError, IndexError, OverflowError):
         number = float(parts[0])
         if not math.isfinite(number):

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import storage_errors
-from pacsifier_ops.base.tables import holds_the_same
+from pacsifier_ops.base.tables import holds_the_same, parquet_of
 from pacsifier_ops.deid.card import CARD
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
@@ -292,7 +292,8 @@ def _contents(
     elif head[:4] == b"PAR1":
         yield from ((content, every) for content in _table(path, digests))
     elif path.suffix == ".csv" and holds_the_same(path):
-        return  # what is in it is searched in the Parquet file beside it
+        # The Parquet file beside it tells numbers from texts.
+        yield from ((content, every) for content in _table(parquet_of(path), digests))
     elif path.name == CARD and (card := _json(path, digests)):
         yield card, every
     else:

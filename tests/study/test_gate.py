@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
+from pacsifier_ops.base.tables import INTEGER, NUMBER, TEXT, write_table
+from pacsifier_ops.deid.card import CARD
 from pacsifier_ops.embedded.phantoms import phantom_series
 from pacsifier_ops.study.gate import Gate, GateFindings
 
@@ -169,6 +171,60 @@ def test_a_table_is_searched_value_by_value_however_it_is_packed(dated: Gate, tm
     found = dated.search(tmp_path, [path.name for path in sorted(tmp_path.glob("*.parquet"))])
     assert {path for path, _ in found.blocking} == {"cut.parquet", "date.parquet", "name.parquet", "text.parquet"}
     assert ("cut.parquet", "the Parquet file cannot be read") in found.blocking
+
+
+LONG = "526534"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        (INTEGER, int(SHORT), (0, 0)),  # so many rows are no patient
+        (NUMBER, float(SHORT), (0, 0)),
+        (TEXT, SHORT, (0, 2)),
+        (INTEGER, int(LONG), (2, 0)),
+        (NUMBER, float(LONG), (2, 0)),
+        (NUMBER, 0.526534, (0, 0)),
+        (TEXT, f"no {LONG}", (2, 0)),
+        (INTEGER, int(BORN), (2, 0)),
+    ],
+)
+def test_numbers_of_tables_are_compared_as_those_of_objects(
+    tmp_path: Path, kind: str, value: object, found: tuple[int, int]
+) -> None:
+    gate = Gate(((["A^B"], [SHORT]), (["C^D"], [LONG])), [UID], ["P0001"], {"": [BORN]})
+    write_table(tmp_path / "series.csv", {"Rows": kind, "Folder": TEXT}, [(value, "sub-P1"), (None, "sub-P2")])
+    assert kinds(gate, tmp_path) == found
+    (tmp_path / CARD).write_text(json.dumps({"a": [{"b": {"c": value}}], "d": None}))
+    assert kinds(gate, tmp_path) == tuple(count // 2 * 3 for count in found)
+
+
+def test_a_csv_file_that_holds_more_than_its_twin_is_searched_as_text(gate: Gate, tmp_path: Path) -> None:
+    write_table(tmp_path / "series.csv", {"Rows": INTEGER}, [(int(SHORT),)])
+    assert kinds(gate, tmp_path) == (0, 0)
+    for text, found in ((f"{SHORT}\n", (0, 1)), (f"{ID}\n", (1, 1))):
+        with (tmp_path / "series.csv").open("a") as stream:
+            stream.write(text)
+        assert kinds(gate, tmp_path) == found
+
+
+def test_digests_of_the_files_of_the_data_set_hold_no_identifiers(tmp_path: Path) -> None:
+    own, other = f"a{LONG}b" + "c" * 56, f"b{LONG}c" + "d" * 56
+    gate = Gate(((["A^B"], [LONG]),), [], [], made={"sub-P1/a.dcm": own})
+    for value, blocks in ((own, 0), (other, 1)):
+        write_table(tmp_path / "instances.csv", {"SHA256": TEXT}, [(value,)])
+        (tmp_path / "instances.csv").unlink()
+        assert kinds(gate, tmp_path) == (blocks, 0)
+    (tmp_path / "instances.parquet").unlink()
+    for value, blocks in ((own, 0), (other, 1)):
+        (tmp_path / CARD).write_text(json.dumps({"sha256": value}))
+        assert kinds(gate, tmp_path) == (blocks, 0)
+
+
+def test_all_of_a_card_is_searched(gate: Gate, tmp_path: Path) -> None:
+    for text in (f'{{"name": "{ID}", "name": "x"}}', f'{{"{ID}": 1}}', f'["x", [["{ID}"]]]', f'{{"name": "{ID}"'):
+        (tmp_path / CARD).write_text(text)
+        assert kinds(gate, tmp_path) == (1, 0), text
 
 
 def test_what_a_foreign_table_keeps_aside_is_searched(dated: Gate, tmp_path: Path) -> None:

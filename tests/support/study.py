@@ -97,6 +97,9 @@ class StudyRun:
             linked_only=params["linked_only"],
             allow_empty=True,
             delete_identifiable=params["delete_identifiable"],
+            description=params["description"],
+            license=params["license"],
+            ethics=params["ethics"],
             contact_sheets=False,
         )
         for unit in deid.prepare(stage, request)[:units]:
