@@ -197,4 +197,4 @@ def _bits(flags: Sequence[bool]) -> bytes:
 
 
 def _encodable(text: str) -> str:
-    return text.encode(errors="replace").decode()
+    return text if text.isascii() else text.encode(errors="replace").decode()

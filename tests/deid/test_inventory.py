@@ -78,7 +78,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose heads are read."""
     seen: list[Path] = []
     before = technique.read
-    monkeypatch.setattr(technique, "read", lambda path: seen.append(path) or before(path))
+
+    def read(path: Path) -> technique.Head:
+        seen.append(path)
+        return before(path)
+
+    monkeypatch.setattr(technique, "read", read)
     return seen
 
 
@@ -327,3 +332,14 @@ def test_heads_of_files_that_devices_made() -> None:
             assert len(head.values) == len(technique.columns()) and len(head.frames) in (0, head.images)
             assert technique.of_kept(json.loads(json.dumps(technique.as_kept(head)))) == head
     assert read > 200
+
+
+def test_the_documentation_has_every_column() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data-set.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("`"): (row[2], row[3]) for row in rows if len(row) == 4}
+    tags = {one.name: one.tags for one in technique.columns()}
+    for name, (_, meaning) in {**inventory.series_columns(), **inventory.instance_columns()}.items():
+        shown = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in tags.get(name, ()))
+        if name not in ("Folder", "MB"):  # of both tables, with another meaning in each
+            assert told[name] == (shown, meaning), name

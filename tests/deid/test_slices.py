@@ -18,7 +18,7 @@ def stack(
     return [Frame((-100.0, -100 + shear * z, z), orientation, apart) for z in places]
 
 
-def told(found: Slices) -> tuple[int | None, float | None, int | None, bool | None]:
+def told(found: Slices) -> tuple[object, ...]:
     return found.slices, found.spacing, found.missing, found.uneven
 
 
@@ -74,7 +74,7 @@ def test_a_slice_that_is_there_twice_is_a_duplicate_and_not_a_volume() -> None:
     # dcm2niix 539: the first slice is there twice.
     frames = [*stack([1.2 * n for n in range(20)]), *stack([0.0])]
     found = judge(frames, [*range(1, 21), 21])
-    assert (found.slices, found.volumes, found.duplicates, found.copies) == (20, 1, 1, {20})
+    assert (found.slices, found.volumes, found.duplicates, found.copies) == (20, 1, 1, frozenset({20}))
     assert told(found)[1:] == (1.2, 0, False)
 
 
