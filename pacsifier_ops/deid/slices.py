@@ -97,7 +97,7 @@ def judge(frames: Sequence[Frame], numbers: Sequence[object] = ()) -> Slices:
     stacks = _stacks(frames)
     found = Slices(len(stacks), positions=[None] * len(frames))
     stack = max(stacks, key=len, default=[])
-    if 2 * len(stack) <= len(frames) or len(stack) < 2:
+    if not 2 * len(stack) > len(frames):
         return found
     normal = _normal(frames[stack[0]].orientation)
     along = {index: _dot(frames[index].position, normal) for index in stack}

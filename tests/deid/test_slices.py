@@ -158,11 +158,14 @@ def test_slices_that_are_shifted_sideways_are_uneven() -> None:
     assert judge(frames).uneven is True
 
 
-@pytest.mark.parametrize(
-    "frames", [[], stack([0.0]), [Frame((0.0, 0, 0), (0.0,) * 6, ""), Frame((9.0, 0, 0), (0.0,) * 6, "")]]
-)
+@pytest.mark.parametrize("frames", [[], [Frame((0.0, 0, 0), (0.0,) * 6, ""), Frame((9.0, 0, 0), (0.0,) * 6, "")]])
 def test_little_is_not_judged(frames: list[Frame]) -> None:
     assert told(judge(frames)) == (None, None, None, None)
+
+
+def test_one_image_is_one_slice() -> None:
+    found = judge(stack([7.0]))
+    assert (found.slices, found.volumes, found.duplicates, found.missing, found.tilt) == (1, 1, 0, None, None)
 
 
 def test_two_slices_have_a_spacing_and_no_more() -> None:
