@@ -58,7 +58,7 @@ def test_a_number_that_spells_the_patient_is_neither_in_the_manifest_nor_in_a_na
     write([*series("1"), *series(secret, 2)], tmp_path / "in")
     run, account = deidentify(tmp_path / "in", tmp_path / "out", profile="default")
     assert account.totals()["deidentified"] == 1 and account.totals()["quarantined"] == 1
-    assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "SeriesNumber") == []
+    assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "found in") == []
     lines = manifest(tmp_path / "out")
     assert Counter(line["Reason"] for line in lines) == {"": 1, told.STILL_IDENTIFIES: 1}
     assert f"(0020,{'1041' if secret == PATIENT else '0011'})" in run.part("manifest").read_text()
@@ -69,7 +69,7 @@ def test_what_is_left_out_is_told_nowhere(tmp_path: Path) -> None:
     write(series(PATIENT, SliceLocation="1"), tmp_path / "in")
     run, account = deidentify(tmp_path / "in", tmp_path / "out", profile="default")
     assert account.totals()["deidentified"] == 1
-    assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "SeriesNumber", "found/") == []
+    assert traces(tmp_path / "out", PATIENT, DATE, BORN, "Wolkenstein", "found in", "found/") == []
     assert "found/left-out" in run.part("manifest").read_text()
 
 

@@ -43,7 +43,7 @@ def test_a_small_cohort_from_the_archive_to_a_node(airflow: Airflow, tmp_path: P
     told = {waits.message.about: waits.message for waits in outbox.waiting()}
     assert set(told) == {"released", "complete"} and {one.project for one in told.values()} == {"p"}
     assert told["complete"].counts["deidentified"] == len(files)
-    assert told["released"].counts["new"] == len(files) + 2  # and its manifest
+    assert told["released"].counts["new"] == len(files) + 6  # and its tables and card
     key, extra = releases()
     assert key.startswith("p/20")
     assert (extra["project"], extra["new"]) == ("p", extra["files"])
