@@ -355,7 +355,7 @@ def write(request: DeidRequest, tree: Tree, store: Store, rules: Rules, base: Pa
             write_table(tree.root / MANIFEST, _COLUMNS, _public(store, rules.digest, own), data_file(), scratch)
         counts = inventory.write(store, base, tree.root, data_file(), scratch)
         digests = {name: digest(tree.root / name) for name in (*MANIFESTS, *inventory.TABLES)}
-        card.write(store, card.Facts.of(request, rules), counts, digests, tree.root, data_file(), scratch)
+        card.write(store, card.About.of(request, rules), counts, digests, tree.root, data_file(), scratch)
 
 
 class Standing:
@@ -363,13 +363,13 @@ class Standing:
 
     Args:
         store: the store of the data set.
-        facts: what the card says of the project and the profile.
+        about: what the card says of the project and the profile.
         files: the files of the books.
     """
 
-    def __init__(self, tree: Tree, store: Store, facts: card.Facts, files: Iterable[Path]) -> None:
+    def __init__(self, tree: Tree, store: Store, about: card.About, files: Iterable[Path]) -> None:
         self._path, self._files = facts_folder(tree.root) / "books.json", [*files, store.manifest]
-        own = f"{facts.digest} {technique.version()}"
+        own = f"{about.digest} {technique.version()}"
         self._of = f"{__version__} {own} {store.digest()} {data_file():o}"
 
     def hold(self) -> bool:

@@ -85,7 +85,7 @@ KEPT, MOVED, REMOVED = "as they were", "moved by the days of each patient", "rem
 
 
 @dataclass(frozen=True)
-class Facts:
+class About:
     """What a card says of the project and the profile.
 
     Attributes:
@@ -104,8 +104,8 @@ class Facts:
     dates: str
 
     @classmethod
-    def of(cls, request: DeidRequest, rules: Rules) -> Facts:
-        """Return the facts of a run.
+    def of(cls, request: DeidRequest, rules: Rules) -> About:
+        """Return what the card of a run says.
 
         Args:
             request: its request.
@@ -137,7 +137,7 @@ def dates_of(rules: Rules) -> str:
 
 def write(
     store: Store,
-    facts: Facts,
+    about: About,
     counts: inventory.Counts,
     digests: Mapping[str, str],
     root: Path,
@@ -148,7 +148,7 @@ def write(
 
     Args:
         store: what is known of the data set.
-        facts: what is to be said of the project and the profile.
+        about: what is to be said of the project and the profile.
         counts: what the data set holds.
         digests: SHA-256 of its tables, hexadecimal, by name.
         root: its folder.
@@ -157,7 +157,7 @@ def write(
     Raises:
         OSError: card or state root cannot be written.
     """
-    content = _content(facts, counts, digests, root)
+    content = _content(about, counts, digests, root)
     last = {"of": _digest(content), "day": now()[:10], "software": _software()}
     with suppress(OSError, ValueError, TypeError, KeyError):
         before = read_json(store.card)
@@ -184,7 +184,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _content(facts: Facts, counts: inventory.Counts, digests: Mapping[str, str], root: Path) -> dict[str, Any]:
+def _content(about: About, counts: inventory.Counts, digests: Mapping[str, str], root: Path) -> dict[str, Any]:
     """Return the card without date and software."""
     series = _record_set("series", "A series of the data set.", "series.parquet", inventory.series_columns(), "Folder")
     objects = "An object of the data set."
@@ -196,17 +196,17 @@ def _content(facts: Facts, counts: inventory.Counts, digests: Mapping[str, str],
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": _FORMAT,
-        "name": facts.project,
-        "description": facts.description or _described(facts, counts),
-        **({"license": facts.license} if facts.license else {}),
-        **({"ethics": facts.ethics} if facts.ethics else {}),
+        "name": about.project,
+        "description": about.description or _described(about, counts),
+        **({"license": about.license} if about.license else {}),
+        **({"ethics": about.ethics} if about.ethics else {}),
         "measurementTechnique": sorted(filter(None, counts.modalities)),
-        "counts": _counts(counts, facts.dates),
+        "counts": _counts(counts, about.dates),
         "deidentification": {
-            "profile": facts.profile,
-            "options": list(facts.options),
-            "rules": facts.rules,
-            "dates": facts.dates,
+            "profile": about.profile,
+            "options": list(about.options),
+            "rules": about.rules,
+            "dates": about.dates,
         },
         "distribution": [
             *(_file(root / name, sha256) for name, sha256 in digests.items()),
@@ -223,10 +223,10 @@ def _content(facts: Facts, counts: inventory.Counts, digests: Mapping[str, str],
     }
 
 
-def _described(facts: Facts, counts: inventory.Counts) -> str:
+def _described(about: About, counts: inventory.Counts) -> str:
     modalities = ", ".join(sorted(filter(None, counts.modalities)))
     what = f"{plural(len(counts.patients), 'patient')}, {plural(counts.series, 'series', 'series')}"
-    return f"De-identified DICOM objects of the project {facts.project}: {what}{modalities and f' ({modalities})'}."
+    return f"De-identified DICOM objects of the project {about.project}: {what}{modalities and f' ({modalities})'}."
 
 
 def _counts(counts: inventory.Counts, dates: str) -> dict[str, Any]:

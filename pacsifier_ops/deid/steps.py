@@ -590,7 +590,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     """
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid import report as pages
-    from pacsifier_ops.deid.card import Facts
+    from pacsifier_ops.deid.card import About
     from pacsifier_ops.deid.contact import ContactSheets
 
     prepared(run)
@@ -617,7 +617,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     account.linkage = str(linkage[0].parent)
     with storage_errors("the state root or out_folder"):
         files = [*linkage, *(tree.root / name for name in books.BOOKS), tree.state / APPROVED]
-        standing = books.Standing(tree, store, Facts.of(request, how.rules), files)
+        standing = books.Standing(tree, store, About.of(request, how.rules), files)
         hold = standing.hold()
         if not hold:
             books.write_linkage(request, store, how.rules)

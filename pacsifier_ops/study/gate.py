@@ -369,7 +369,8 @@ def _json(path: Path, digests: Collection[str]) -> FileContent | None:
 
 def _mixed(values: list[Any], digests: Collection[str]) -> FileContent:
     """Return the content of texts and numbers, without digests."""
-    texts = [value for value in values if not isinstance(value, int | float) and value not in digests]
+    # Most values of a column are there in many rows.
+    texts = [value for value in dict.fromkeys(values) if not isinstance(value, int | float) and value not in digests]
     content = _text("\n".join(map(_decoded, texts)))
     numbers = {str(value) for value in values if isinstance(value, int)}
     numbers |= {f"{value:.15g}" for value in values if isinstance(value, float)}
