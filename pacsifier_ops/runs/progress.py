@@ -39,7 +39,6 @@ class Progress:
     Attributes:
         rows: rows of the query table by state; empty where there is none.
         series: series by state; before the run has a plan, those found so far are waiting.
-        left_out: series that a selection leaves out, by reason; until there is a plan, once for each row.
         planned: whether the number of series is final.
         expected: images of the cohort, as far as the archive told before they were fetched.
         images: images so far, by present, received, missing, unverifiable, quarantined; in a de-identification, or
@@ -47,17 +46,18 @@ class Progress:
         bytes: bytes received or sent so far, of series that ended.
         seconds: seconds that series which ended took, summed up, though several may have gone side by side.
         parts: parts of the work by done and waiting, where neither rows nor series are counted.
+        left_out: series that a selection leaves out, by reason; until there is a plan, once for each row.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     series: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
     planned: bool = False
     expected: int = 0
     images: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     seconds: float = 0.0
     parts: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def bytes_per_second(self) -> float:
