@@ -2,8 +2,8 @@
 
 1. **prepare** finds the series of a released, or de-identified, folder that are new or have changed.
 2. **convert** converts each series by dcm2niix, from exactly its listed files, and checks what comes out.
-3. **assemble** names the images, by the rules of BIDS if that was asked for, searches names and texts for identifiers of
-   the cohort, and publishes what is clean.
+3. **assemble** names the images, by the rules of BIDS if that was asked for, searches names and texts for identifiers
+   of the cohort, and publishes what is clean.
 4. **report** closes the account: each series is converted, no image, or failed for a reason.
 
 A second run converts only what is new or has changed. Names that were given stay.

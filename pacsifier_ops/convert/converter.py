@@ -35,39 +35,35 @@ _CODES = {
     7: "it could not write",
 }
 
-#: Kinds of what it remarks, by a text in its line. The first that fits holds; None: it concerns nobody.
-_KINDS: Sequence[tuple[str, str | None]] = (
+#: Kinds of what it remarks, by a text in its line. The first that fits holds.
+_KINDS: Sequence[tuple[str, str]] = (
+    (r"only able to correct gantry|tilt correction skipped|resampled", "gantry tilt that it did not correct"),
     (r"gantry tilt", "gantry tilt"),
-    (r"interslice distance varies|slices not equidistant|equidistant|slice distance", "uneven slice distances"),
-    (
-        r"missing images|number of slices .* not divisible|incomplete|expected \d+ (slices|volumes|images)",
-        "missing images",
-    ),
-    (r"duplicates? removed|identical time", "images that it took for duplicates"),
-    (
-        r"slices? (are )?stacked|stacked despite|varying (acquisition|orientation)",
-        "images that differ and were stacked",
-    ),
-    (r"not stacked|slices differ|instance numbers differ|will be saved as|different .*orientation", "several volumes"),
-    (r"unsupported transfer syntax|unable to decode|decode", "pixels that it cannot decode"),
-    (r"derived image|derived", "derived images"),
-    (r"slice (timing|order)|rotational", "slice times unknown"),
-    (r"diffusion|b-?value|b0|bvec|gradient", "diffusion directions"),
-    (
-        r"bogus spatial|non-?spatial|spatial orientation|slice direction|slice/vector orientation|mirrored|flipped",
-        "orientation unknown",
-    ),
-    (
-        r"patient position|manufacturer|protocol name|instance number \(0020,0013\) not found|vendor|csa|ge protocol",
-        "technique unknown",
-    ),
-    (r"lossy|fragments", "compression"),
-    (r"too large", "too large for NIfTI"),
+    (r"interslice distance|equidistant|equalize slice|slice distance", "uneven slice distances"),
+    (r"duplicates removed|identical time|naming conflict", "images that it took for duplicates"),
+    (r"converting only|will be removed|slices skipped|ignoring|adc excluded", "images that it left out"),
+    (r"missing (images|dicoms)|not divisible|expected \d+ (volumes|locations|slices)", "missing images"),
+    (r"not stacked|independent volumes", "several images of one series"),
+    (r"stacked despite", "images that differ and were stacked"),
+    (r"order is not spatial|sorted|order as defined|reorder|re-order|spatial position", "order of the slices"),
+    (r"seconds between volumes|volume number", "times of the volumes"),
+    (r"slice ?tim|slice order|repetition time|midnight", "times of the slices"),
+    (r"bval|bvec|dti|diffusion|b=0|gradients|adc", "diffusion"),
+    (r"transfer syntax|decode|fragments", "compression of the pixels"),
+    (r"spatial matrix|non-?spatial|orientation|slice direction|mirrored|single slice|quadruped", "orientation"),
+    (r"fieldmap|fmap", "kind of the field map"),
+    (r"patient position|manufacturer|protocol|vendor|csa|instance number \(0020,0013\) not found", "technique"),
+    (r"too large|huge", "size"),
 )
 _REMARK = re.compile(r"^\s*(warning|error)\b", re.IGNORECASE)
 _FOUND = re.compile(r"^Found (\d+) DICOM", re.MULTILINE)
-_USED = re.compile(r"^Convert (\d+) DICOM", re.MULTILINE)
-_REMOVED = re.compile(r"^\s*(\d+) images have identical time.*DUPLICATES REMOVED", re.MULTILINE)
+#: It need not begin a line: not all remarks end theirs.
+_USED = re.compile(rf"Convert (\d+) DICOM as [^\r\n]*/out/{IMAGE}")
+#: Remarks that are not called so.
+_SILENT = re.compile(
+    r"duplicates removed|stacked|missing images|converting only|will be removed|skipped|ignoring|only able",
+    re.IGNORECASE,
+)
 _VERSION = re.compile(r"\bv(\d+\.\d+\.\d+\w*)")
 
 #: Bytes of its output that are read: a file of a damaged series may cause a line each.
@@ -108,8 +104,7 @@ class Said:
 
 def kind_of(line: str) -> str | None:
     """Return the kind of a remark; None for a line that is none. A kind is from a fixed list, and holds no value."""
-    remark = bool(_REMARK.match(line))
-    if not remark and not re.search(r"duplicates removed|stacked|missing images|gantry tilt", line, re.IGNORECASE):
+    if not _REMARK.match(line) and not _SILENT.search(line):
         return None
     for pattern, kind in _KINDS:
         if re.search(pattern, line, re.IGNORECASE):

@@ -54,6 +54,13 @@ class BidsRule:
             key in values and _fits(values[key], unwanted) for key, unwanted in self.unless.items()
         )
 
+    @property
+    def ignored_as(self) -> tuple[str, ...]:
+        """Lines of .bidsignore for its images: their folder, unless BIDS knows that for others."""
+        if self.datatype in DATATYPES:
+            return (f"**/*_{self.suffix}.*",)
+        return f"**/{self.datatype}", f"**/{self.datatype}/**"
+
     def lacks(self, image: ImageRecord) -> list[str]:
         """Return what an image needs and has not."""
         there = {**image.sidecar, **self.sidecar}
@@ -141,7 +148,7 @@ class BidsRules:
     @property
     def ignored(self) -> list[str]:
         """Lines of .bidsignore."""
-        return sorted({f"**/{rule.datatype}/**" for rule in self.rules if rule.ignored})
+        return sorted({line for rule in self.rules if rule.ignored for line in rule.ignored_as})
 
 
 def shipped_rules() -> Path:

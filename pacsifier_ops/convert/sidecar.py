@@ -23,23 +23,28 @@ NUMBERS = frozenset(
     re.findall(
         r"\w+",
         """
-    AcquisitionDuration AcquisitionMatrixPE AcquisitionVoxelSize ArterialSpinLabelingBolusDuration
-    AttenuationCorrection BandwidthPerPixelPhaseEncode BaseResolution BolusCutOffDelayTime CTDIvol
-    ConvolutionKernelSize DecayFactor DerivedVendorReportedEchoSpacing DiffusionBValue DoseCalibrationFactor
-    DwellTime EchoNumber EchoTime EchoTime1 EchoTime2 EchoTrainLength EffectiveEchoSpacing
-    EstimatedEffectiveEchoSpacing EstimatedTotalReadoutTime ExposureTime FlipAngle FrameDuration FrameTimesStart
-    GantryTilt ImageOrientationPatientDICOM ImagingFrequency InPlanePhaseEncodingDirectionNumber
-    InitialPostLabelDelay InjectedRadioactivity InjectedVolume InversionTime LabelingDuration MTState
-    MagneticFieldStrength MultibandAccelerationFactor NumberOfAverages NumberOfDiffusionDirections
-    NumberOfDiffusionDirectionsMGH NumberOfShots ParallelFactorOutOfPlane ParallelReductionFactorInPlane
-    ParallelReductionFactorOutOfPlane PartialFourier PercentPhaseFOV PercentSampling PhaseEncodingLines
-    PhaseEncodingSteps PhaseEncodingStepsNoPartialFourier PhaseEncodingStepsOutOfPlane PhaseFactor
-    PhaseOversampling PhaseResolution PixelBandwidth PostLabelDelay PostLabelingDelay RadionuclideHalfLife
-    RadionuclidePositronFraction RadionuclideTotalDose ReconMatrixPE RefLinesPE RepetitionTime
-    RepetitionTimeExcitation RepetitionTimeInversion RepetitionTimePreparation SAR ScatterFraction ShimSetting
-    SliceThickness SliceTiming SpacingBetweenSlices SpoilingGradientDuration SpoilingGradientMoment
-    SpoilingRFPhaseIncrement TablePosition TotalReadoutTime TubeCurrent TxRefAmp VendorReportedEchoSpacing
-    VolumeTiming WaterFatShift XRayExposure XRayTubeCurrent ZTESoftwareGain
+    AccelFact3D AcquisitionDuration AcquisitionMatrixPE AcquisitionVoxelSize AveragesDouble
+    BandwidthPerPixelPhaseEncode BaseResolution BolusDuration CompressedSensingFactor DecayFactor DeepLearning
+    DelayTime DerivedVendorReportedEchoSpacing DiffGradientCyclingGE Dosage DoseCalibrationFactor DwellTime
+    EPIFactor EchoNumber EchoSpacingMicroSecondsGE EchoTime EchoTime1 EchoTime2 EchoTrainDuration
+    EchoTrainLength EffectiveEchoSpacing EstimatedEffectiveEchoSpacing EstimatedTotalReadoutTime ExposureTime
+    FlipAngle FrameDuration FrameReferenceTime FrameTimesStart FrequencyEncodingSteps
+    ImageOrientationPatientDICOM ImagingFrequency InitialPostLabelDelay InjectedRadioactivity InjectedVolume
+    Interpolation2D Interpolation3D InversionTime IsotopeHalfLife LabelingDistance LabelingDuration
+    LabelingPulseAverageGradient LabelingPulseDuration LabelingPulseFlipAngle LabelingPulseMaximumGradient
+    MTState MagneticFieldStrength MaximumT1Opt MeanGzx10 MultibandAccelerationFactor
+    NotPhysicalNumberOfAcquiredPELinesGE NotPhysicalTotalReadOutTimeGE NumRFBlocks NumberOfArms NumberOfAverages
+    NumberOfDiffusionDirectionGE NumberOfDiffusionT2GE NumberOfExcitations NumberOfPointsPerArm PLD0 PLD1 PLD2
+    PLD3 PLD4 PLD5 ParallelReductionFactorInPlane ParallelReductionFactorOutOfPlane PartialFourier
+    PercentPhaseFOV PercentSampling PhaseEncodingSteps PhaseEncodingStepsNoPartialFourier
+    PhaseEncodingStepsOutOfPlane PhaseOversampling PhaseResolution PhilipsRWVIntercept PhilipsRWVSlope
+    PhilipsRescaleIntercept PhilipsRescaleSlope PhilipsScaleSlope PixelBandwidth PostInversionDelay
+    PostLabelingDelay Quadruped RFGap RadionuclideHalfLife RadionuclidePositronFraction ReconFilterSize
+    ReconMatrixPE RefLinesPE RepetitionTime RepetitionTimeExcitation RepetitionTimeInversion
+    RepetitionTimePreparation SAR SaturationStopTime ScatterFraction ShimSetting SliceThickness SliceTiming
+    SpacingBetweenSlices T1 TablePosition TagDuration TagRFDuration TagRFFlipAngle TagRFSeparation
+    TotalAcquiredPairs TotalReadoutTime TriggerDelayTime TxRefAmp UsePhilipsFloatNotDisplayScaling
+    VendorReportedEchoSpacing WaterFatShift XRayExposure XRayTubeCurrent
     """,
     )
 )
@@ -49,11 +54,10 @@ CODES = frozenset(
     re.findall(
         r"\w+",
         """
-    ArterialSpinLabelingType DecayCorrected ImageComplexity ImagePlane InPlanePhaseEncodingDirectionDICOM
-    MRAcquisitionType MTPulseShape MatrixCoilMode NonlinearGradientCorrection ParallelAcquisitionTechnique
-    PartialFourierDirection PartialFourierEnabled PhaseEncodingAxis PhaseEncodingDirection
-    PhaseEncodingPolarityGE RawImage RepetitionTimeIsExcitation SkullStripped SliceEncodingDirection
-    SpatialResolutionIsNominal SpoilingState SpoilingType Units
+    ArterialSpinLabelingType InPlanePhaseEncodingDirectionDICOM M0Type MRAcquisitionType MatrixCoilMode
+    NonlinearGradientCorrection PASLType ParallelAcquisitionTechnique PartialFourierDirection
+    PartialFourierEnabled PhaseEncodingAxis PhaseEncodingDirection PhaseEncodingDirectionDisplayed
+    PhaseEncodingPolarityGE RawImage SpoilingState SpoilingType TracerRadionuclide Units VariableFlipAngleFlag
     """,
     )
 )

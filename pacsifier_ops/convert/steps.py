@@ -716,7 +716,7 @@ def report(run: Run) -> ToolAccount:
         publication = published.get(one.number)
         if publication and publication.state != LOST:
             result = Outcome(**publication.outcome)
-        remarks.update(result.warnings)
+        remarks.update(result.warnings.keys())
         counts["objects that are no images"] += result.others
         if result.outcome == NO_IMAGE:
             no_images[f"not an image: {result.reason}"] += 1
@@ -758,7 +758,7 @@ def report(run: Run) -> ToolAccount:
             **{name: counts[name] for name in (*order, "images", "volumes")},
             **{name: counts[name] for name in rest if counts[name]},
             **{f"unassigned, {why}": count for why, count in sorted(unassigned.items())},
-            **{f"remarks of the converter, {kind}": count for kind, count in sorted(remarks.items())},
+            **{f"series with a remark, {kind}": count for kind, count in sorted(remarks.items())},
         },
         done=done,
         problems=problems,
@@ -772,5 +772,5 @@ def report(run: Run) -> ToolAccount:
 def _remark(result: Outcome, publication: Publication) -> str:
     parts = [f"{plural(result.images, 'image')} of {plural(result.volumes, 'volume')}"]
     parts += [f"{count} unassigned: {why}" for why, count in publication.unassigned.items()]
-    parts += [f"{kind} ({count})" for kind, count in sorted(result.warnings.items())]
+    parts += sorted(result.warnings)
     return "; ".join(parts) + ("" if publication.new else "; as before")
