@@ -99,6 +99,8 @@ class Said:
         """Return what a text says."""
         found = max((int(n) for n in _FOUND.findall(text)), default=0)
         kinds = Counter(kind for line in text.splitlines() if (kind := kind_of(line)))
+        if code:
+            kinds[f"exit code {code}"] = 1
         return cls(found, sum(int(n) for n in _USED.findall(text)), code, dict(kinds), text)
 
 

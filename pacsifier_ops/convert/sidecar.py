@@ -57,7 +57,7 @@ CODES = frozenset(
     ArterialSpinLabelingType InPlanePhaseEncodingDirectionDICOM M0Type MRAcquisitionType MatrixCoilMode
     NonlinearGradientCorrection PASLType ParallelAcquisitionTechnique PartialFourierDirection
     PartialFourierEnabled PhaseEncodingAxis PhaseEncodingDirection PhaseEncodingDirectionDisplayed
-    PhaseEncodingPolarityGE RawImage SpoilingState SpoilingType TracerRadionuclide Units VariableFlipAngleFlag
+    PhaseEncodingPolarityGE RawImage SpoilingState SpoilingType TracerRadionuclide VariableFlipAngleFlag
     """,
     )
 )
@@ -87,7 +87,6 @@ TEXTS: Mapping[str, str] = {
     "ContrastBolusAgent": "ContrastBolusAgent",
     "ReconstructionMethod": "ReconstructionMethod",
     "Radiopharmaceutical": "Radiopharmaceutical",
-    "ReconFilterType": "ConvolutionKernel",
     "Units": "Units",
 }
 #: Of these, those that tell a device or a place. They have no place beside an image, whatever the profile keeps.
