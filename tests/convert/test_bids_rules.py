@@ -18,8 +18,8 @@ def image(name: str = "image", dims: tuple[int, ...] = (64, 64, 30), files: str 
     return ImageRecord(name, list(dims), 1 if len(dims) < 4 else dims[3], made, sidecar)
 
 
-MR = {"Modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}
-DERIVED = {"Modality": "MR", "ImageType": ["DERIVED", "SECONDARY"]}
+MR: dict[str, Any] = {"Modality": "MR", "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}
+DERIVED: dict[str, Any] = {"Modality": "MR", "ImageType": ["DERIVED", "SECONDARY"]}
 TIME = (64, 64, 30, 200)
 #: Descriptions as scanners of several makers and sites have them, and what they are.
 CASES: dict[str, tuple[ImageRecord, str]] = {
@@ -173,9 +173,8 @@ def test_the_first_rule_that_fits_holds_and_all_of_its_keys_have_to() -> None:
         "- {match: {A: x}, datatype: anat, suffix: T1w, sidecar: {Note: n}}\n"
     )
     rules = rules_of(text.encode())
-    found = [
-        rules.rule_for(image(**one))[0] for one in ({"A": "x", "B": "y"}, {"A": "x"}, {"A": "x", "B": "y", "C": "z"})
-    ]
+    every: list[dict[str, Any]] = [{"A": "x", "B": "y"}, {"A": "x"}, {"A": "x", "B": "y", "C": "z"}]
+    found = [rules.rule_for(image(**one))[0] for one in every]
     assert [rule.suffix if rule else "" for rule in found] == ["T2w", "T1w", "T1w"]
 
 

@@ -10,6 +10,7 @@ import stat
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,9 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.study.cohort import search_of
 from tests.support import scans
 from tests.support.scans import converted, deidentified, names
+
+#: Puts a program with these lines at the place of dcm2niix, and returns its path.
+Fake = Callable[[str], Path]
 
 #: A program at the place of dcm2niix. It makes an image as told by its last lines.
 _HEAD = """\
@@ -52,7 +56,7 @@ def say(used=len(files), found=len(files)):
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     def put(lines: str) -> Path:
         path = tmp_path / "dcm2niix"
         path.write_text(_HEAD.format(python=sys.executable) + textwrap.dedent(lines), encoding="utf-8")
@@ -91,8 +95,8 @@ FAILURES = {
 def test_a_series_that_it_cannot_convert_is_told_and_nothing_of_it_is_published(
     lines: str,
     why: str,
-    fake,
-    tmp_path: Path,  # type: ignore[no-untyped-def]
+    fake: Fake,
+    tmp_path: Path,
 ) -> None:
     source = deidentified(scans.ct(n_images=3), tmp_path)
     fake(lines)
@@ -106,7 +110,7 @@ def test_a_series_that_it_cannot_convert_is_told_and_nothing_of_it_is_published(
     assert account.verdict == COMPLETE and len(names(tmp_path / "nii")) == 2
 
 
-def test_one_that_fails_does_not_stop_the_others(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_one_that_fails_does_not_stop_the_others(fake: Fake, tmp_path: Path) -> None:
     source = deidentified([*scans.ct(n_images=3), *scans.t1w(n_images=4), *scans.ct(9, "Abdomen", 5)], tmp_path)
     fake("""
         if len(files) == 4: os.abort()
@@ -116,7 +120,7 @@ def test_one_that_fails_does_not_stop_the_others(fake, tmp_path: Path) -> None: 
     assert account.counts["series converted"] == 2 and account.counts["series failed"] == 1
 
 
-def test_one_that_hangs_is_ended_with_all_that_it_has_started(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_one_that_hangs_is_ended_with_all_that_it_has_started(fake: Fake, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     path = fake(f"""
@@ -143,7 +147,7 @@ def _are_gone(path: Path) -> None:
     raise AssertionError("it goes on")
 
 
-def test_one_that_is_cancelled_is_ended(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_one_that_is_cancelled_is_ended(fake: Fake, tmp_path: Path) -> None:
     source = deidentified(scans.ct(n_images=3), tmp_path)
     fake(f"""
         open({str(tmp_path / "pids")!r}, "w").write(str(os.getpid()))
@@ -161,7 +165,7 @@ def test_one_that_is_cancelled_is_ended(fake, tmp_path: Path) -> None:  # type: 
     assert not list((tmp_path / "nii" / ".pacsifier" / "incoming").glob("*"))
 
 
-def test_what_it_did_not_use_is_told(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_it_did_not_use_is_told(fake: Fake, tmp_path: Path) -> None:
     """Without times, it takes images for duplicates, and leaves them out."""
     source = deidentified(scans.ct(n_images=5), tmp_path)
     fake("""
@@ -175,7 +179,7 @@ def test_what_it_did_not_use_is_told(fake, tmp_path: Path) -> None:  # type: ign
     assert "images that it took for duplicates" in account.done[0][1]
 
 
-def test_what_it_writes_beside_the_image_goes_nowhere(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_it_writes_beside_the_image_goes_nowhere(fake: Fake, tmp_path: Path) -> None:
     source = deidentified(scans.ct(n_images=3), tmp_path)
     fake("""
         image(descrip=b"TE=3;Time=101500.000;Wurzelbacher"); say()
@@ -202,7 +206,7 @@ def test_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         converted(source, tmp_path / "nii")
 
 
-def test_another_version_converts_anew(fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_another_version_converts_anew(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = deidentified(scans.ct(n_images=3), tmp_path)
     with monkeypatch.context() as before:
         before.setattr(converter, "version", lambda path: "1")
@@ -240,7 +244,7 @@ Convert 4 DICOM as /x/out/image (4x4x4x1)
     assert kind_of("Conversion required 0.01 seconds") is None
 
 
-def test_files_are_given_in_the_order_of_the_instances(fake, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_files_are_given_in_the_order_of_the_instances(fake: Fake, tmp_path: Path) -> None:
     from pydicom import dcmread
 
     images = scans.ct(n_images=4)

@@ -54,8 +54,8 @@ def test_what_was_released_is_converted_and_a_later_night_changes_no_name(data: 
         night = StudyRun(node_of(pacs), data, ROWS, GIVEN)
         night.make()
         night.release()
-        account = night.convert()
-        assert account.verdict == COMPLETE and account.counts["of these new"] == 1
+        converted = night.convert()
+        assert converted.verdict == COMPLETE and converted.counts["of these new"] == 1
     after = {name for name in names(out) if name.endswith(".nii.gz")}
     assert before < after and len(after) == 3
     assert approved_of(out).files.keys() == set(names(out))  # type: ignore[union-attr]
@@ -91,7 +91,7 @@ def test_a_finding_that_was_waived_for_the_release_is_none_of_the_conversion(
     released = release.released_of(study.run)
     assert released is not None
     monkeypatch.setattr(cohort, "released_of", lambda run: dataclasses.replace(released, waived=waived))
-    for name, text in {"doubtful.json": "Kunigunde, Head", "certain.json": f"of {PATIENT}", "clean.json": "t1"}.items():
+    for name, text in {"doubtful.json": "Kunigunde, t1", "certain.json": f"of {PATIENT}", "clean.json": "t1"}.items():
         (tmp_path / name).write_text(text)
     search = cohort.search_of(stage_run(study.run, CONVERT), study.folder("released"))
     found = dict(search(tmp_path, ["doubtful.json", "certain.json", "clean.json"], lambda: False))
