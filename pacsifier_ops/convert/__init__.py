@@ -6,6 +6,7 @@
 | steps     | prepare → convert → assemble → report                                      |
 | converter | the foreign program: how it is started, ended, and what it says            |
 | series    | one series: its files to the converter, its images checked and kept apart  |
+| assembly  | all series together: named, searched for identifiers, published             |
 | nifti     | the header of a NIfTI file                                                 |
 | sidecar   | what may stand in a JSON file beside an image                              |
 | rules     | which image is what in BIDS                                                |

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import fsync_files, fsync_folder, private_folder, storage_errors, unpacked, unreadable
 from pacsifier_ops.convert import converter, nifti, sidecar
-from pacsifier_ops.convert.converter import ConverterFailed, Said
+from pacsifier_ops.convert.converter import ConverterFailed
 from pacsifier_ops.convert.store import ENDINGS, ImageRecord, SeriesRecord, Store, write_record
 from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.ledger import digest
@@ -324,6 +324,3 @@ def _keep(record: SeriesRecord, kept: Path, store: Store) -> None:
 def _note_failure(note: Callable[[str], object], number: int, place: Path) -> None:
     with suppress(OSError):
         note(f"series {number}: {(place / 'home' / 'said.txt').read_text('utf-8', errors='replace')[:100_000]}")
-
-
-__all__ = ["CONVERTED", "FAILED", "NO_IMAGE", "UNTRIED", "Outcome", "Said", "ToConvert", "convert_series"]
