@@ -26,6 +26,7 @@ from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import DEIDENTIFIED, Tree, marker_of, write_marker
 from pacsifier_ops.study.cohort import search_of
 from tests.support import scans
+from tests.support.kills import killed
 from tests.support.scans import converted, deidentified, names
 
 
@@ -292,4 +293,28 @@ def test_a_publication_that_was_killed_anywhere_heals(
         assert ".pacsifier" in path.parts or path.with_name(path.name.replace(".nii.gz", ".json")).exists()
     monkeypatch.setattr(os, "replace", replace_file)
     converted(source, out)
+    assert {name: digest(out / name) for name in names(out)} == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["nifti", "bids"])
+def test_killed_at_changes_of_the_disk_again_and_again_it_heals(layout: str, tmp_path: Path) -> None:
+    """Names are the same as those of a run that nobody has killed."""
+    images = [*scans.ct(n_images=3), *scans.t1w(n_images=3), *scans.echoes()]
+    source, out = deidentified(images, tmp_path), tmp_path / "nii"
+    converted(source, tmp_path / "good", layout)
+    wanted = {name: digest(tmp_path / "good" / name) for name in names(tmp_path / "good")}
+    run = Run.fresh()
+    for unit in steps.prepare(run, ConvertRequest(source, out, layout)):
+        steps.convert(run, unit)
+    kills = 0
+    for after in range(5, 1000, 9):
+        if not killed(lambda: steps.assemble(run, search_of(run, source)), after):
+            break
+        kills += 1
+        for path in out.rglob("*.nii.gz"):
+            if ".pacsifier" not in path.parts:
+                assert path.with_name(path.name.replace(".nii.gz", ".json")).exists()
+    assert kills > 5
+    converted(source, out, layout)  # what was half published in between is made again
     assert {name: digest(out / name) for name in names(out)} == wanted

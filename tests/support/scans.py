@@ -170,17 +170,19 @@ def _item(**values: Any) -> Dataset:
     return item
 
 
-def deidentified(images: Iterable[Dataset], folder: Path, profile: str = "research", name: str = "out") -> Path:
-    """Write objects, de-identify them by our own steps, and return the folder."""
-    source = folder / "in"
+def deidentified(
+    images: Iterable[Dataset], folder: Path, profile: str = "research", source: Path | None = None
+) -> Path:
+    """Write objects, de-identify their folder by our own steps, and return the new folder."""
+    source = source or folder / "in"
     source.mkdir(parents=True, exist_ok=True)
     for image in images:
         image.save_as(source / f"{image.SOPInstanceUID}.dcm", enforce_file_format=True)
     run = Run.fresh()
-    for unit in deid.prepare(run, DeidRequest(source, folder / name, profile, contact_sheets=False)):
+    for unit in deid.prepare(run, DeidRequest(source, folder / "out", profile, contact_sheets=False)):
         deid.convert(run, unit)
     deid.report(run)
-    return folder / name
+    return folder / "out"
 
 
 def converted(source: Path, out: Path, layout: str = "nifti", **given: Any) -> tuple[Run, ToolAccount]:
