@@ -123,6 +123,7 @@ def test_pools_of_all_connections(session: Any, monkeypatch: pytest.MonkeyPatch)
     assert make_pools(session) == {**expected, "pacs_env": 7} == pools(session)
     # How many conversions run at once depends on the machines, so what somebody has set stays.
     Pool.create_or_update_pool("conversion", 12, "", False, session=session)
+    session.commit()
     assert make_pools(session)["conversion"] == pools(session)["conversion"] == 12
 
 
