@@ -6,7 +6,7 @@
 3. **check** lists every file of the data set with its digest, and searches all files for identifiers of the cohort.
 4. **approve** asks a person, unless the limits of the study allow the release. **release** puts exactly the approved
    files into `released/`. All later steps read only from there.
-5. **dicomdir**, **upload**, **karnak**, **karnak_upload** and **move** hand over, if a destination is given.
+5. **dicomdir**, **convert**, **upload**, **karnak**, **karnak_upload** and **move** hand over, if that is asked for.
 6. **remove** lists the identified files that are verified as delivered, and removes them if that was asked for.
 7. **report** closes the account of the whole chain: one report for the data manager, one that goes with the data.
 
@@ -20,6 +20,7 @@ one of the asset `pacsifier_releases`, with the partition key `<project>/<night>
 from airflow.sdk import DAG, AssetAlias, TaskGroup
 
 from pacsifier_ops.operators.groups import (
+    conversion,
     deidentification,
     extraction,
     file_set,
@@ -68,6 +69,8 @@ with DAG(
     release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS), RELEASES])
     with TaskGroup("dicomdir") as dicomdir:
         file_set(StudyStage.DICOMDIR)
+    with TaskGroup("convert") as convert:
+        conversion(StudyStage.CONVERT)
     with TaskGroup("upload") as upload:
         sending(StudyStage.UPLOAD)
     with TaskGroup("karnak") as karnak:
@@ -80,5 +83,5 @@ with DAG(
     report = StudyReportOperator(task_id="report")
 
     in_turn(set_up, extract, pseudonyms, anonymize, dumps, check, approve, release)
-    release >> [dicomdir, upload, karnak, move] >> remove
+    release >> [dicomdir, convert, upload, karnak, move] >> remove
     in_turn(karnak, karnak_upload, remove, report)

@@ -37,6 +37,7 @@ from pacsifier_ops.sensors.dicom import DicomArrivalSensor
 __all__ = [
     "DicomArrivalSensor",
     "Job",
+    "convert",
     "deidentify",
     "extract",
     "extract_reports",
@@ -116,6 +117,13 @@ def make_dicomdir(group_id: str = "dicomdir", **arguments: Any) -> Job:
     from pacsifier_ops.handover.request import DicomdirRequest
 
     return _job(groups.file_set, DicomdirRequest, group_id, arguments)
+
+
+def convert(group_id: str = "convert", **arguments: Any) -> Job:
+    """Convert de-identified images to NIfTI, as the DAG pacsifier_convert does. See `extract`."""
+    from pacsifier_ops.convert.request import ConvertRequest
+
+    return _job(groups.conversion, ConvertRequest, group_id, arguments)
 
 
 def tag_for_karnak(group_id: str = "karnak", **arguments: Any) -> Job:

@@ -55,7 +55,18 @@ VARIABLE = "pacsifier"
 _PLAIN = ("timezone", "window", "max_series", "verify_days", "tell", "tell_about", "mail", "remind", "digest")
 #: DAGs whose messages may have recipients of their own, without their prefix.
 DAGS = (
-    *("anonymize", "dicomdir", "extract", "karnak", "move_dumps", "nightly", "probe", "pseudonymize", "reports"),
+    *(
+        "anonymize",
+        "convert",
+        "dicomdir",
+        "extract",
+        "karnak",
+        "move_dumps",
+        "nightly",
+        "probe",
+        "pseudonymize",
+        "reports",
+    ),
     *("study", "upload"),
 )
 NAMES = (*_PLAIN, *(f"tell_{dag}" for dag in DAGS))

@@ -5,6 +5,8 @@ This module imports no Airflow, because Airflow imports it during its start.
 
 #: Pool of tasks whose PACS has no pool of its own.
 COMMON_POOL = "pacsifier"
+#: Pool of tasks that convert images: each keeps a processor busy.
+CONVERSION_POOL = "conversion"
 #: XCom of the first step of a job, and its keys: the connections of the nodes that it talks to, and its urgency.
 NODES = "nodes"
 URGENCY = "urgency"

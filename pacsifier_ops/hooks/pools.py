@@ -17,7 +17,7 @@ from airflow.listeners import hookimpl
 
 from pacsifier_ops.base.config import PacsNode, node_from_connection
 from pacsifier_ops.base.errors import ConfigError
-from pacsifier_ops.hooks.constants import COMMON_POOL
+from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL
 
 if TYPE_CHECKING:
     from airflow.models.connection import Connection
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _COMMON_SLOTS = 4
 _DESCRIPTION = "Associations with this PACS"
+#: Pools that belong to no connection, with what they are for.
+_OTHERS = {COMMON_POOL: "PACS without a pool of their own", CONVERSION_POOL: "Images that are converted at once"}
 
 
 def make_pools(session: Session) -> dict[str, int]:
@@ -38,13 +40,21 @@ def make_pools(session: Session) -> dict[str, int]:
     """
     from airflow.models.pool import Pool
 
-    slots = {COMMON_POOL: _COMMON_SLOTS}
+    slots = {COMMON_POOL: _COMMON_SLOTS, CONVERSION_POOL: _conversions(session)}
     for node in dicom_nodes(session):
         slots[node.name] = node.max_associations
     for name, count in slots.items():
-        description = "PACS without a pool of their own" if name == COMMON_POOL else _DESCRIPTION
-        Pool.create_or_update_pool(name, count, description, False, session=session)
+        Pool.create_or_update_pool(name, count, _OTHERS.get(name, _DESCRIPTION), False, session=session)
     return slots
+
+
+def _conversions(session: Session) -> int:
+    """Return how many conversions may run at once: as a person has set it, else one per processor but one."""
+    from airflow.models.pool import Pool
+    from sqlalchemy import select
+
+    kept = session.scalar(select(Pool.slots).where(Pool.pool == CONVERSION_POOL))
+    return kept if kept is not None else max(1, (os.cpu_count() or 1) - 1)
 
 
 def pool_for(name: str, session: Session) -> str | None:

@@ -12,8 +12,15 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, TaskGroup, chain
 
+from pacsifier_ops.hooks.constants import CONVERSION_POOL
 from pacsifier_ops.operators.approval import ApproveCohortOperator
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
+from pacsifier_ops.operators.convert import (
+    ConvertAssembleOperator,
+    ConvertOperator,
+    ConvertPrepareOperator,
+    ConvertReportOperator,
+)
 from pacsifier_ops.operators.deid import DeidentifyOperator, DeidentifyPrepareOperator, DeidentifyReportOperator
 from pacsifier_ops.operators.dicom import DicomFindOperator, DicomMoveOperator, DicomRetrieveOperator
 from pacsifier_ops.operators.dicomdir import (
@@ -138,6 +145,20 @@ def file_set(stage: Stage | str | None = None, arguments: Mapping[str, Any] | No
     report = DicomdirReportOperator(stage=stage, **_END)
 
     prepare >> copy >> assemble >> report
+    return report
+
+
+def conversion(stage: Stage | str | None = None, arguments: Mapping[str, Any] | None = None) -> ReportOperator:
+    """Convert de-identified images to NIfTI."""
+    prepare = ConvertPrepareOperator(stage=stage, arguments=arguments, **_begin(stage))
+    convert = ConvertOperator.partial(
+        task_id="convert", stage=stage, map_index_template=LABEL, pool=CONVERSION_POOL
+    ).expand(unit=prepare.output)
+    # Also where nothing is new, so that no task was mapped: rules may have changed, and series may have gone.
+    assemble = ConvertAssembleOperator(task_id="assemble", stage=stage, trigger_rule="none_failed")
+    report = ConvertReportOperator(stage=stage, **_END)
+
+    prepare >> convert >> assemble >> report
     return report
 
 

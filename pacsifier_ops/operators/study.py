@@ -55,6 +55,7 @@ class StudyStage(Stage, StrEnum):
     ANONYMIZE = stages.ANONYMIZE
     DUMPS = stages.DUMPS
     DICOMDIR = stages.DICOMDIR
+    CONVERT = stages.CONVERT
     UPLOAD = stages.UPLOAD
     KARNAK = stages.KARNAK
     KARNAK_UPLOAD = stages.KARNAK_UPLOAD

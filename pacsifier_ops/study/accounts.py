@@ -310,7 +310,7 @@ class StudyAccount:
         if self.deidentifies and self.released is None:
             without_data = stages.DESTINATIONS
         elif self.deidentifies and not any(series.released for series in self.series):
-            without_data = (stages.DICOMDIR,)
+            without_data = (stages.DICOMDIR, stages.CONVERT)
 
         def excused(stage: StageAccount) -> bool:
             if stage.verdict == INCOMPLETE:

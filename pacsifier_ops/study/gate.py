@@ -49,7 +49,7 @@ from pacsifier_ops.state.approved import approved_of
 from pacsifier_ops.state.tree import marker_of
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
-from pacsifier_ops.study.searched import NO_DATES, Dates, Search, Terms
+from pacsifier_ops.study.searched import NO_DATES, Dates, Findings, Search, Terms
 
 if TYPE_CHECKING:
     import pyarrow
@@ -134,11 +134,12 @@ class Gate:
         self._all_dates = {day: tag for days in self._dates.values() for day, tag in days.items()}
 
     @classmethod
-    def of(cls, run: Run, data_set: Path) -> Gate:
+    def of(cls, run: Run | None, data_set: Path) -> Gate:
         """Return the gate for all patients that a study asked for, and all patients in its data set.
 
         Args:
-            run: the study's run.
+            run: the study's run; None: the data set belongs to no study. Then dates of studies are not searched, since
+                it is not known what the profile has made of them.
             data_set: the de-identified folder.
         """
         from pacsifier_ops.deid.card import day_of
@@ -158,12 +159,12 @@ class Gate:
             studies.setdefault(patient_id, set()).update(known.get("StudyDate", ()))
 
         asked: set[str] = set()
-        for item in planned(stage_run(run, EXTRACT)):
+        for item in planned(stage_run(run, EXTRACT)) if run else ():
             add(item.attributes.get("PatientID", ""), {key: [value] for key, value in item.attributes.items()})
             asked |= {item.study_uid, item.series_uid}
         replaced: dict[str, str] = {}
         pseudonyms: set[str] = set()
-        study_dates, free = _study_dates(run), _days_of(run)
+        study_dates, free = (_study_dates(run), _days_of(run)) if run else (_KEPT, set())
         dates: dict[str, set[str]] = {}
         digests = []
         if store := store_of(data_set):
@@ -204,7 +205,7 @@ class Gate:
         found = GateFindings(patients=self.patients)
         with (
             storage_errors("the de-identified data set, or the state root"),
-            Search(root, self._terms, self._digest_of_dates(), self._pieces, self._names) as search,
+            self._search(root) as search,
         ):
             for path in paths:
                 if cancelled():
@@ -214,6 +215,19 @@ class Gate:
                 found.searched += 1
             found.read = search.files_read
         return found
+
+    def each(
+        self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never
+    ) -> Iterator[tuple[str, Findings]]:
+        """Yield the path of each file with its own findings; see `search`."""
+        with storage_errors("the files, or the state root"), self._search(root) as search:
+            for path in paths:
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                yield path, search(path)
+
+    def _search(self, root: Path) -> Search:
+        return Search(root, self._terms, self._digest_of_dates(), self._pieces, self._names)
 
     def _pieces(self, path: Path, name: str) -> Iterator[tuple[FileContent | str, Dates]]:
         own = self._dates.get(name.split("/")[0], NO_DATES)

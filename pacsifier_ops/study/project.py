@@ -29,6 +29,7 @@ from pacsifier_ops.base.places import reserved
 from pacsifier_ops.base.rights import IDENTIFIED, SEND, TAKE, URGENT
 from pacsifier_ops.base.telling import recipients
 from pacsifier_ops.base.window import Window
+from pacsifier_ops.convert.request import BIDS, NIFTI, ConvertRequest
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.handover.request import DicomdirRequest, KarnakRequest
@@ -224,6 +225,20 @@ class Study(Reading, KeptRequest):
         title="Volumes",
         help="Only with DICOMDIR: MB of each volume. Empty: one volume.",
         least=1,
+    )
+    convert: str = option(
+        "NIfTI",
+        "Convert the released images to NIfTI as well, into nifti/ of the study's folder.",
+        Section.WHERE_TO,
+        default="",
+        choices={NIFTI: "in the folders of their series", BIDS: "as a BIDS data set, by rules"},
+        unsaid="not converted",
+    )
+    bids_rules: str = same(
+        ConvertRequest,
+        "bids_rules",
+        title="Rules of BIDS",
+        help="Only with bids: path below the data root of a YAML file of rules. Empty: those of the package.",
     )
     upload: str = option(
         "Upload",
@@ -439,7 +454,7 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "mappingfile", "is missing; the source custom is a file of lines old,new"
     if study["source"] != CUSTOM and study["mappingfile"]:
         yield "mappingfile", f"goes with the source custom, and the source is {study['source']}"
-    for key in ("dicomdir", "upload"):
+    for key in ("dicomdir", "convert", "upload"):
         if study[key] and not deidentified:
             yield key, "hands over de-identified data, and the study does without anonymize; take one of them out"
     if not deidentified and not (study["karnak"] or study["move"]):
@@ -447,6 +462,8 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("zip", "volume_size"):
         if study[key] and not study["dicomdir"]:
             yield key, "is about the DICOMDIR, and none is asked for; set dicomdir"
+    if study["bids_rules"] and study["convert"] != BIDS:
+        yield "bids_rules", "is about BIDS, and none is asked for; set convert to bids"
     if bool(study["karnak"]) != bool(study["album_name"]):
         yield "album_name" if study["album_name"] else "karnak", "karnak and album_name go together; give both"
     if study["album_name"] and not _TAG_TEXT.fullmatch(study["album_name"]):

@@ -47,7 +47,7 @@ from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.study.project import NOBODY, Study
-from pacsifier_ops.study.run import ANONYMIZE, DICOMDIR, KARNAK, MOVE, UPLOAD
+from pacsifier_ops.study.run import ANONYMIZE, CONVERT, DICOMDIR, KARNAK, MOVE, UPLOAD
 
 #: Folders of a study, below its own.
 IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified", "de-identified", "released")
@@ -430,8 +430,10 @@ def may_hand_over(run: Run, stage: str) -> bool:
     if released is None:
         raise NotApproved("nothing was released in this run, whatever the tasks before say")
     approvals.approved(run, RELEASE, released.digest)
-    if stage in (DICOMDIR, UPLOAD) and released.files:
+    if stage in (DICOMDIR, CONVERT, UPLOAD) and released.files:
         approved_of(folder_of(study, RELEASED_FOLDER))
+    if stage == CONVERT:
+        return released.files > 0
     if stage != DICOMDIR:
         return True
     if not released.files or next(released_objects(run), None) is None:  # a manifest makes no file-set

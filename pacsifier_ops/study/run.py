@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import read_json, write_json
+from pacsifier_ops.convert.request import ConvertRequest
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.handover.request import DicomdirRequest, DumpsRequest, KarnakRequest
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.project import Study
 
 EXTRACT, PSEUDONYMS, ANONYMIZE, DUMPS = "extract", "pseudonyms", "anonymize", "dumps"
-DICOMDIR, UPLOAD, KARNAK, KARNAK_UPLOAD, MOVE = "dicomdir", "upload", "karnak", "karnak_upload", "move"
+DICOMDIR, CONVERT, UPLOAD = "dicomdir", "convert", "upload"
+KARNAK, KARNAK_UPLOAD, MOVE = "karnak", "karnak_upload", "move"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,17 @@ _STAGES = (
         # Each run makes its own file-set.
         lambda study, run: {"in_folder": study.released, "out_folder": f"{study.root}/dicomdir/{run[-8:]}"},
         on=lambda study: study.dicomdir,
+    ),
+    StageRow(
+        CONVERT,
+        "NIfTI",
+        ConvertRequest,
+        lambda study, run: {
+            "in_folder": study.released,
+            "out_folder": f"{study.root}/nifti",
+            "layout": study.convert,
+        },
+        on=lambda study: study.convert,
     ),
     StageRow(
         UPLOAD,

@@ -18,6 +18,7 @@ from pacsifier_ops.base.files import private_folder, read_json, storage_errors, 
 from pacsifier_ops.base.given import read_given
 from pacsifier_ops.base.places import kept_as
 from pacsifier_ops.base.words import plural
+from pacsifier_ops.convert.request import BIDS
 from pacsifier_ops.extract import choosing
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.query.options import Refused
@@ -267,6 +268,7 @@ def _destinations(study: Study) -> list[str]:
     wanted = {
         "the folder `released`": study.has(stages.ANONYMIZE),
         "a DICOM file-set": study.dicomdir,
+        f"NIfTI in the folder `nifti`{', as BIDS' if study.convert == BIDS else ''}": study.convert,
         f"the node {study.upload}": study.upload,
         f"the gateway {study.karnak}, IDENTIFIED, with Karnak tags": study.karnak,
         f"the node {study.move}, IDENTIFIED, from the archive": study.move,

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from pacsifier_ops.hooks.constants import COMMON_POOL, OUR_PREFIX
+from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL, OUR_PREFIX
 from pacsifier_ops.hooks.pools import dicom_nodes
 from pacsifier_ops.runs.accounts import EXIT_CODES, IMAGES, MOVE, NONE, SAVE, UPLOAD
 from pacsifier_ops.runs.figures import COUNTS, NO_STATUS, STANDING, Figures, Sum
@@ -30,7 +30,7 @@ OTHER = "other"
 NOW: Mapping[str, tuple[tuple[str, ...], str]] = {
     "pacsifier_associations": (("pacs",), "Associations with the node that are open."),
     "pacsifier_associations_limit": (("pacs",), "Associations with the node that may be open at once."),
-    "pacsifier_pool_slots": (("pool", "state"), "Slots of the pool of a node, by their state."),
+    "pacsifier_pool_slots": (("pool", "state"), "Slots of the pool of a node, or of conversion, by their state."),
     "pacsifier_active_runs": (("dag", "state"), "DAG runs that wait or go on."),
     "pacsifier_tasks": (("dag", "state"), "Tasks that wait or go on."),
     "pacsifier_questions": (("dag", "task"), "Questions to people without an answer."),
@@ -101,7 +101,7 @@ class _Collector(Collector):
             yield ("pacsifier_associations", name), leases.count(node.slots)
             yield ("pacsifier_associations_limit", name), node.max_associations
         for pool, slots in Pool.slots_stats(session=self._session).items():
-            if pool in (COMMON_POOL, *self._nodes):
+            if pool in (COMMON_POOL, CONVERSION_POOL, *self._nodes):
                 for state in _POOL_STATES:
                     yield ("pacsifier_pool_slots", pool, state), slots[state]  # type: ignore[literal-required]
         ours = DagRun.dag_id.startswith(OUR_PREFIX, autoescape=True), DagRun.state.in_(State.unfinished_dr_states)

@@ -157,7 +157,7 @@ def run_page(base: str, airflow: str, view: RunView) -> str:
 
 def _heading(dag_id: str) -> str:
     name = dag_id.removeprefix("pacsifier_").replace("_", " ")
-    return {"dicomdir": "DICOMDIR"}.get(name, name.capitalize())
+    return {"dicomdir": "DICOMDIR", "convert": "NIfTI"}.get(name, name.capitalize())
 
 
 def _verdict(view: RunView) -> VerdictBox | None:

@@ -380,6 +380,7 @@ def test_a_config_becomes_a_connection_with_a_pool(
         assert {str(pool.pool) for pool in Pool.get_pools(session=session)} == {
             "default_pool",
             "pacsifier",
+            "conversion",
             "pacs_default",
         }
     # A second one replaces the first only with --replace.

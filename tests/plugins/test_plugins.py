@@ -47,6 +47,10 @@ def session(airflow: Airflow) -> Iterator[Any]:
     clear()
 
 
+#: Pools that belong to no connection.
+OTHERS = {"pacsifier": 4, "conversion": max(1, (os.cpu_count() or 1) - 1)}
+
+
 def pools(session: Any) -> dict[str, int]:
     """Return the slots of our pools."""
     from airflow.models.pool import Pool
@@ -98,6 +102,7 @@ def test_airflow_lists_provider_and_plugin(airflow: Airflow) -> None:
 
 def test_pools_of_all_connections(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.models.connection import Connection
+    from airflow.models.pool import Pool
 
     from pacsifier_ops.hooks.pools import make_pools
 
@@ -112,10 +117,14 @@ def test_pools_of_all_connections(session: Any, monkeypatch: pytest.MonkeyPatch)
     session.add(Connection("pacs_db_broken", "dicom", host="", port=104, extra=extra))
     session.add(Connection("pacs_db_unknown", "dicom", host="pacs", extra='{"called_aet": "PACS", "AET": "X"}'))
     session.commit()
-    expected = {"pacsifier": 4, "pacs_env": 3, "pacs_uri": 5, "pacs_db": 2}
+    expected = {**OTHERS, "pacs_env": 3, "pacs_uri": 5, "pacs_db": 2}
     assert make_pools(session) == expected and pools(session) == expected
     monkeypatch.setenv("AIRFLOW_CONN_PACS_ENV", dicom(called_aet="PACS", max_associations=7))
     assert make_pools(session) == {**expected, "pacs_env": 7} == pools(session)
+    # How many conversions run at once depends on the machines, so what somebody has set stays.
+    Pool.create_or_update_pool("conversion", 12, "", False, session=session)
+    session.commit()
+    assert make_pools(session)["conversion"] == pools(session)["conversion"] == 12
 
 
 def test_init_makes_pools_and_folders(
@@ -125,7 +134,7 @@ def test_init_makes_pools_and_folders(
     monkeypatch.setenv("AIRFLOW_CONN_PACS_DEFAULT", dicom(called_aet="PACS"))
     assert init.main([]) == init.main([]) == 0
     assert (tmp_path / "a" / "b").is_dir()
-    assert pools(session) == {"pacsifier": 4, "pacs_default": 4}
+    assert pools(session) == {**OTHERS, "pacs_default": 4}
     assert "pool pacs_default: 4 slots" in capsys.readouterr().out
 
 
@@ -135,7 +144,7 @@ def test_a_scheduler_that_starts_makes_pools(session: Any, airflow: Airflow) -> 
     # Another process reads the database: tests that open it as a file have released the locks of this one.
     listed = json.loads(run_airflow(environment, "pools", "list", "--output", "json"))
     found = {pool["pool"]: int(pool["slots"]) for pool in listed if pool["pool"] != "default_pool"}
-    assert found == {"pacsifier": 4, "pacs_default": 4}, said
+    assert found == {**OTHERS, "pacs_default": 4}, said
 
 
 def run_that_finds_nothing(airflow: Airflow, session: Any) -> Any:

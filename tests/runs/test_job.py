@@ -15,6 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
 from pacsifier_ops.base.errors import Cancelled, InputError
+from pacsifier_ops.convert import steps as conversion
+from pacsifier_ops.convert.request import ConvertRequest
 from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
@@ -26,10 +28,12 @@ from pacsifier_ops.runs.approvals import CANCELLED
 from pacsifier_ops.runs.folder import Run, never
 from pacsifier_ops.runs.job import Question, Worker, summary_of
 from pacsifier_ops.runs.progress import progress_of
+from pacsifier_ops.study.cohort import search_of
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, planned_run, series
 from tests.support.kills import killed
+from tests.support.scans import deidentified
 
 pytestmark = pytest.mark.archive
 
@@ -135,7 +139,18 @@ def _reports(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
     return Job(run, reports.ReportsWorker, lambda stop: reports.extract(run, 0, stop), lambda: reports.report(run))
 
 
-@pytest.fixture(params=[_extract, _upload, _deid, _karnak, _dicomdir, _dumps, _reports])
+def _convert(folder: Path, out: Path, pacs: EmbeddedPacs) -> Job:
+    made, run = deidentified((), folder.parent, source=folder), Run.fresh()
+    conversion.prepare(run, ConvertRequest(made, out.with_name("nifti")), most=1)
+
+    def close() -> Any:
+        conversion.assemble(run, search_of(run, made))
+        return conversion.report(run)
+
+    return Job(run, conversion.Converting, lambda stop: conversion.convert(run, 0, stop), close)
+
+
+@pytest.fixture(params=[_extract, _upload, _deid, _karnak, _dicomdir, _convert, _dumps, _reports])
 def job(request: pytest.FixtureRequest, folder: Path, tmp_path: Path, pacs: EmbeddedPacs) -> Job:
     made: Job = request.param(folder, tmp_path / "out", pacs)
     return made

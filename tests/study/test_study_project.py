@@ -98,13 +98,15 @@ def test_a_study_keeps_its_file_and_its_digest(tmp_path: Path) -> None:
 
 
 def test_stages_that_hand_over_read_only_released_data() -> None:
-    study = Study(queryfile="t.csv", project="p", dicomdir=True, upload="a", karnak="b", album_name="A", move="c")
+    to = {"dicomdir": True, "convert": "bids", "upload": "a", "karnak": "b", "album_name": "A", "move": "c"}
+    study = Study(queryfile="t.csv", project="p", **to)  # type: ignore[arg-type]
     made = stages_for(study, "run-12345678")
     assert all(params is not None for params in made.values())
     read = {
         stage: params.get("in_folder") or params.get("upload_directory") for stage, params in made.items() if params
     }
-    assert read[stages.DICOMDIR] == read[stages.UPLOAD] == "studies/p/released"
+    assert {read[stage] for stage in (stages.DICOMDIR, stages.CONVERT, stages.UPLOAD)} == {"studies/p/released"}
+    assert (made[stages.CONVERT] or {})["layout"] == "bids"
     written = {params["out_directory"] for params in made.values() if params and "out_directory" in params}
     assert "studies/p/released" not in written
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.convert import steps as conversion
+from pacsifier_ops.convert.request import ConvertRequest
 from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract import steps as extraction
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.handover import dicomdir, dumps, karnak
+from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.handover.dicomdir import DicomdirRequest
 from pacsifier_ops.handover.dumps import DumpsRequest
 from pacsifier_ops.handover.karnak import KarnakRequest
@@ -20,9 +23,11 @@ from pacsifier_ops.pseudonyms.run import PseudonymRequest
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import steps
+from pacsifier_ops.study.cohort import search_of
 from pacsifier_ops.study.release import release, stock_of
 from pacsifier_ops.study.run import (
     ANONYMIZE,
+    CONVERT,
     DICOMDIR,
     DUMPS,
     EXTRACT,
@@ -136,6 +141,16 @@ class StudyRun:
         for unit in dicomdir.prepare(stage, request):
             dicomdir.copy(stage, unit)
         dicomdir.assemble(stage)
+
+    def convert(self) -> ToolAccount:
+        stage, params = stage_run(self.run, CONVERT), self.params(CONVERT)
+        request = ConvertRequest(
+            self.data / params["in_folder"], self.data / params["out_folder"], params["layout"], allow_empty=True
+        )
+        for unit in conversion.prepare(stage, request):
+            conversion.convert(stage, unit)
+        conversion.assemble(stage, search_of(stage, request.in_folder))
+        return conversion.report(stage)
 
     def remove(self, destination: PacsNode) -> None:
         steps.remove(self.run, destination.key)
