@@ -152,7 +152,7 @@ def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
     from pacsifier_ops.study.project import FORM, TABLE
 
     defaults = form.dump() if hasattr(form, "dump") else dict(form)
-    own = TABLE if params["queryfile"] else ()
+    own = TABLE if params["queryfile"] or params["sql_conn"] else ()
     if changed := [key for key in FORM if key not in own and params[key] != defaults[key]]:
         raise ConfigError(
             f"project_file defines the study, so {', '.join(changed)} must not be given as well; change it in that "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,6 @@ class Reading:
         after="queryfile",
         flag=Flag("what * and ? are: wildcards, or (exact) characters like all others", extra=True),
     )
-
     columns: str = option(
         "Columns",
         "Which columns of the table are ours, if they have other names: PatientID = mrn, row_id = case_no, "
@@ -102,7 +101,7 @@ class Reading:
     sql_conn: str = option(
         "Database",
         "Only with an SQL query: id of a connection of Airflow to a database (PostgreSQL, SQL Server, SQLite, …), "
-        "among those that the setting query_connections names. Then there is no query table's file.",
+        "among those that the setting databases names. Then there is no query table's file.",
         default="",
         after="queryfile",
     )
@@ -158,6 +157,15 @@ CHOICES: Mapping[str, Collection[str]] = {name: one.choices for name, one in opt
 
 #: Where nobody has said anything.
 AS_IT_IS = Reading()
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield key and message of an option of reading a table that does not go with the others."""
+    try:
+        Reading(**given(values))
+    except ConfigError as error:
+        key = str(error).split()[0].rstrip(":")
+        yield key, str(error).removeprefix(key).lstrip(": ")
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SOURCE = "source"
 #: Bytes of a query, memory of DuckDB, and seconds that a query may take, at most.
 _LONGEST, _MEMORY, _SECONDS = 256 * 2**10, "1GB", 600.0
 
-_SETTINGS = {
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",

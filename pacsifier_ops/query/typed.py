@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import math
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from pacsifier_ops.base.files import atomic_stream
 from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.records import Record
 
@@ -192,6 +193,48 @@ def _cells(place: int, column: pyarrow.Array, notes: dict[int, str]) -> Iterator
     except Exception:  # dates beyond the year 9999, unknown time zones, bytes that are no UTF-8
         message = "cannot be read: its dates, its time zone or its letters are none; have the column as text"
         raise TableRefused([Problem(0, f"column {place + 1}", message)]) from None
+
+
+def write_rows(path: Path, names: Sequence[str], batches: Iterable[Sequence[Sequence[Any]]]) -> int:
+    """Write rows as a Parquet file, for `records_of_parquet`. Return their number.
+
+    A column keeps its type where all its values have one; else its values are texts, as Python writes them: a number
+    among texts is what it seems to be.
+
+    Args:
+        names: of the columns.
+        batches: some rows each.
+
+    Raises:
+        TableRefused: there are too many rows or columns, or two columns of a name.
+        OSError: the file cannot be written.
+    """
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    if not names or len(names) > MOST_COLUMNS:
+        raise _too_large()
+    columns: list[list[Any]] = [[] for _ in names]
+    for batch in batches:
+        for column, values in zip(columns, zip(*batch, strict=True), strict=True):
+            column.extend(values)
+        if len(columns[0]) > MOST_ROWS:
+            raise _too_large()
+    table = pyarrow.Table.from_arrays([_typed(column) for column in columns], [*names])
+    with atomic_stream(path) as stream:
+        write_table(table, stream)
+    return len(columns[0])
+
+
+def _typed(values: list[Any]) -> pyarrow.Array:
+    import pyarrow
+
+    if len({type(value) for value in values if value is not None}) < 2:
+        try:
+            return pyarrow.array(values)
+        except (pyarrow.ArrowException, OverflowError, ValueError):
+            pass  # a type that Arrow does not know, or a number that it cannot hold
+    return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
 
 
 def _too_large() -> TableRefused:
