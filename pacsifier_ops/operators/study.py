@@ -26,6 +26,7 @@ from pacsifier_ops.operators.base import (
     starter,
 )
 from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.operators.pseudonyms import secret_of
 from pacsifier_ops.operators.stages import Stage, state_of
 from pacsifier_ops.runs import approvals, people
 from pacsifier_ops.runs.folder import Run, stage_run
@@ -170,8 +171,9 @@ class StudyCheckOperator(PacsifierOperator):
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Return counts of files and of findings."""
         from pacsifier_ops.study import steps
+        from pacsifier_ops.study.project import Study
 
-        counts = steps.check(run, self.cancelled)
+        counts = steps.check(run, self.cancelled, secret_of(Study.of(run).project))
         self.log.info("%s", counts)
         return counts
 

@@ -84,9 +84,9 @@ class Record:
         return Record(
             self.line,
             [self.cells[place] for place in places],
-            {new[place]: fault for place, fault in self.faults.items() if place in new},
-            {new[place]: odd for place, odd in self.odd.items() if place in new},
-            {new[place] for place in self.numbers if place in new},
+            {new[place]: fault for place, fault in self.faults.items() if place in new} if self.faults else self.faults,
+            {new[place]: odd for place, odd in self.odd.items() if place in new} if self.odd else self.odd,
+            {new[place] for place in self.numbers if place in new} if self.numbers else self.numbers,
             self.hidden,
             self.hidden_columns,
         )

@@ -36,6 +36,11 @@ _NO_NUMBER = "no number (NaN or infinity); have a missing value as null"
 _NO_VALUE = "of a type that is no value of a query; have the column as text"
 
 
+#: What most records have, once for all of them: nobody adds to it.
+_NO_TEXTS: dict[int, str] = {}
+_NO_PLACES: set[int] = set()
+
+
 @dataclass
 class TypedRecords:
     """Records with their header, whose line is 0: the rows count from 1.
@@ -153,14 +158,13 @@ def records_of_batches(schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordB
             raise _too_large()
         columns = [_cells(place, column, found.notes) for place, column in enumerate(batch.columns)]
         for cells in zip(*columns, strict=True):
-            record = Record(len(found.records), [cell.text for cell in cells])
-            for place, cell in enumerate(cells):
-                if cell.fault:
-                    record.faults[place] = cell.fault
-                if cell.odd:
-                    record.odd[place] = cell.odd
-                if cell.number:
-                    record.numbers.add(place)
+            record = Record(
+                len(found.records),
+                [cell.text for cell in cells],
+                {place: cell.fault for place, cell in enumerate(cells) if cell.fault} or _NO_TEXTS,
+                {place: cell.odd for place, cell in enumerate(cells) if cell.odd} or _NO_TEXTS,
+                {place for place, cell in enumerate(cells) if cell.number} or _NO_PLACES,
+            )
             characters += sum(map(len, record.cells))
             if characters > MOST_CHARACTERS:
                 raise _too_large()
