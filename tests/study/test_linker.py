@@ -1,4 +1,4 @@
-"""The linker of a study: exact against an answer that is computed apart, and nothing of the source in what is shared."""
+"""The linker of a study: exact against an answer computed apart, and nothing of the source in what is shared."""
 
 from __future__ import annotations
 
