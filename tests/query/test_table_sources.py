@@ -15,8 +15,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from pydicom import dcmread
 
 from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.embedded.phantoms import demo_cohort
+from pacsifier_ops.onebox import omop
 from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.query.table import QueryTable, parse_query_table, read_query_table
@@ -454,3 +457,25 @@ def test_a_hundred_thousand_rows_need_little_memory(tmp_path: Path) -> None:
         int, subprocess.run(arguments, env=environment, capture_output=True, check=True).stdout.split()
     )
     assert rows == many and megabytes < 700
+
+
+# The example of an OMOP database
+
+
+def test_the_omop_example_names_the_patients_and_studies_of_the_demonstration(tmp_path: Path) -> None:
+    omop.make(tmp_path / "omop.duckdb")
+    archive = [dcmread(path, stop_before_pixels=True) for path in demo_cohort(tmp_path / "pacs")]
+    patients = {str(image.PatientID) for image in archive}
+    studies = {(str(image.PatientID), str(image.StudyInstanceUID)) for image in archive}
+    folder = REPO / "include" / "omop"
+    reading = Reading(sql=str(folder / "operations.sql"), columns="PatientID = PatientID")
+    table = read_query_table(tmp_path / "omop.duckdb", reading)
+    assert {row.keys["PatientID"] for row in table.rows} - patients == {"700001"} and not table.problems
+    assert all(row.anchor and row.row_id for row in table.rows) and len(table.rows) == 11
+    assert table.others == ("operation", "ward", "about_years_old")
+    table = read_query_table(tmp_path / "omop.duckdb", Reading(sql=str(folder / "images.sql")))
+    assert {(row.keys["PatientID"], row.keys["StudyInstanceUID"]) for row in table.rows} <= studies
+    assert len(table.rows) == 4  # three of the series are of a study with another one
+    with duckdb.connect(str(tmp_path / "omop.duckdb"), read_only=True) as made:
+        series = made.execute("select image_series_uid from image_occurrence").fetchall()
+    assert {uid for (uid,) in series} <= {str(image.SeriesInstanceUID) for image in archive}
