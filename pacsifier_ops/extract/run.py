@@ -74,6 +74,7 @@ class Request(Reading, KeptRequest):
         "the data root, such as queries/demo.csv. Airflow keeps this text: if the path could identify a person, give "
         "an id.",
         Section.WHAT,
+        form="",  # the table may come from a database instead
         stands=(IN_FORM,),
         flag=Flag("query table (csv, xlsx, Parquet, DuckDB)", "-q", default=None),
     )

@@ -45,7 +45,7 @@ class ExtractPrepareOperator(PrepareOperator):
             params,
             queryfile=given_table(params["queryfile"] or "", params["sql_conn"]) or "",
             only=params.get(APPROVED, ""),
-            **reading_options(params["queryfile"], params),
+            **reading_options(params["queryfile"] or "", params),
         )
 
     def nodes(self, params: Any) -> list[str]:

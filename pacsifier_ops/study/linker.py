@@ -256,8 +256,8 @@ def _series_of_lines(part: Run, store: Store) -> dict[int, list[_Series]]:
     for source in series_of(store):
         if source.series in wanted:
             uids = dict(store.uids(source.key))
-            new = (uids.get(uid, uid) for uid in (source.study_uid, source.series_uid))
-            one = _Part(source.pseudonym, *new)
+            study, series_uid = source.study_uid, source.series_uid
+            one = _Part(source.pseudonym, uids.get(study, study), uids.get(series_uid, series_uid))
             settled = (item for item in store.settled(source.key).values() if item.reason != WITHDRAWN)
             one.outcomes.update((item.outcome, item.reason) for item in settled)
             parts.setdefault(source.series, []).append(one)

@@ -109,8 +109,8 @@ def _check_extract(conf: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark.of("window", error)
     yield from _check_selection(conf)
     try:
-        table = given_table(conf["queryfile"], conf["sql_conn"])
-        request = request_of(Request, conf, queryfile=table, **reading_options(conf["queryfile"], conf))
+        table = given_table(conf["queryfile"] or "", conf["sql_conn"])
+        request = request_of(Request, conf, queryfile=table or "", **reading_options(conf["queryfile"] or "", conf))
         check_consistent(request, conf["destination"] or None)
     except PacsifierError as error:
         yield Remark("", str(error))
@@ -243,7 +243,7 @@ def remarks(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
     return [Remark("out_directory", message)]
 
 
-def _users_of(folder: Path, queryfile: str) -> Iterator[str]:
+def _users_of(folder: Path, queryfile: str | None) -> Iterator[str]:
     """Yield the times of the starts of runs that were for the same folder, and other tables."""
     own = {queryfile, str(table_path(queryfile))} if queryfile else set()
     root = settings.data_root().resolve()

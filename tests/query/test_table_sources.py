@@ -410,7 +410,7 @@ def test_options_that_do_not_go_together() -> None:
 
 def test_rows_of_a_database_keep_their_types(tmp_path: Path) -> None:
     path = tmp_path / "source.parquet"
-    rows = [
+    rows: list[list[Any]] = [
         ["007", 1, Decimal("45322"), dt.date(2018, 1, 2), 2**63, LATER.time()],
         [None, None, Decimal("2.5"), None, None, None],
     ]
