@@ -219,11 +219,10 @@ def test_a_column_map_of_text_and_workbooks(tmp_path: Path) -> None:
     assert [(row.keys, row.row_id, row.anchor) for row in table.rows] == [({"PatientID": "007"}, "A-1", "20180102")]
     assert table.beside == {2: ("a, b",), 3: ("x",)} and [line for line, *_ in messages(table)] == [3]
     book = openpyxl.Workbook()
-    for row in (["notes of mine"], [], [None]):
-        book.active.append(row)
+    book.active.append(["notes of mine"])
     sheet = book.create_sheet()
-    for row in (["mrn", "note", "case_no", "operation_date"], ["007", None, 5, dt.date(2018, 1, 2)]):
-        sheet.append(row)
+    sheet.append(["mrn", "note", "case_no", "operation_date"])
+    sheet.append(["007", None, 5, dt.date(2018, 1, 2)])
     book.save(tmp_path / "table.xlsx")
     table = read_query_table(tmp_path / "table.xlsx", Reading(columns=MAP))
     assert [(row.keys, row.row_id, row.anchor) for row in table.rows] == [({"PatientID": "007"}, "5", "20180102")]
