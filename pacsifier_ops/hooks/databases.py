@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -81,4 +81,5 @@ def _hook(conn_id: str) -> Any:
 
 def _batches(cursor: Any) -> Iterator[Sequence[Sequence[Any]]]:
     while batch := cursor.fetchmany(BATCH):
-        yield batch
+        # A connection may ask for cursors whose rows are dictionaries.
+        yield [tuple(row.values()) if isinstance(row, Mapping) else row for row in batch]
