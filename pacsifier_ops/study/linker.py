@@ -69,7 +69,7 @@ COLUMNS = {
     "state": TEXT,
     "reason": TEXT,
 }
-_OWN = {"line": INTEGER, "row_id": TEXT, "anchor_date": TEXT}
+_OWN = {"line": INTEGER, "row_id": TEXT, "anchor_date": TEXT, "left_out": TEXT}
 
 #: Letters of a token. Without vowels and digits it is no name, no id and no date, which the gate would find.
 _LETTERS, _LENGTH = "bcdfghjklmnpqrstvwxz", 20
@@ -135,12 +135,14 @@ def write(run: Run, secret: str = "") -> Linked | None:
     rows = {row.line: row for row in extracted.identities(part, table)}
     tokens = Tokens(project_secret(study.project, secret))
     by_line: dict[int, list[Line]] = {}
+    left_out: dict[int, str] = {}
     earlier = _Earlier(root)
     series = _series_of_lines(part, store)
     for account in extracted.rows(part, table.same_as):
         if account.state == ROW_BAD:
             continue
         row = rows[account.line]
+        left_out[row.line] = "; ".join(f"{reason}: {count}" for reason, count in sorted(account.left_out.items()))
         token = tokens.of(row.row_id, row.line)
         found = series.get(table.same_as.get(row.line, row.line), ())
         lines = [line for one in found for line in one.lines(token, _day(row.anchor))]
@@ -152,7 +154,7 @@ def write(run: Run, secret: str = "") -> Linked | None:
         by_line[row.line] = lines
     with ExitStack() as stack:
         stack.enter_context(storage_errors("the state root, or the folder of the study"))
-        _write_own(private_folder(home), rows, by_line, part)
+        _write_own(private_folder(home), rows, by_line, left_out, part)
         scratch = stack.enter_context(tree.workplace(shared()))
         _write_public(root, by_line, study.linker_days, scratch)
         linked = sum(any(line.series_uid for line in lines) for lines in by_line.values())
@@ -298,7 +300,11 @@ class _Earlier:
 
 
 def _write_own(
-    home: Path, rows: Mapping[int, extracted.Identity], by_line: Mapping[int, Sequence[Line]], part: Run
+    home: Path,
+    rows: Mapping[int, extracted.Identity],
+    by_line: Mapping[int, Sequence[Line]],
+    left_out: Mapping[int, str],
+    part: Run,
 ) -> None:
     """Write the protected linker."""
     others, beside = _beside(part)
@@ -309,7 +315,7 @@ def _write_own(
         for number in sorted(by_line):
             row, more = rows[number], beside.get(number, [None] * len(others))
             for line in by_line[number]:
-                yield number, row.row_id, row.anchor, *line.cells(), *more
+                yield number, row.row_id, row.anchor, left_out[number], *line.cells(), *more
 
     write_table(home / NAME, columns, cells())
 

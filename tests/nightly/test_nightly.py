@@ -187,7 +187,7 @@ REJECTED = {
     "no good row": ({"a.csv": "StudyDate\nlast year\n"}, "a.csv: line 2, StudyDate: "),
     "strict": ({"a.csv": f"{TABLE}\\\n", "a.yaml": "strict: true"}, "a.csv: line 3, PatientID: "),
     "no workbook": ({"a.xlsx": "PK\x03\x04"}, "a.xlsx: cannot be read as an .xlsx workbook"),
-    "no table": ({"a.docx": "x"}, "a.docx: neither a query table (.csv, .xlsx, .parquet, .duckdb) nor an options file (.yaml)"),
+    "no table": ({"a.docx": "x"}, "a.docx: neither a query table (.csv, .xlsx, .parquet, .duckdb) nor an options file"),
     "two tables": ({"a.csv": TABLE, "A.xlsx": "x"}, "A.xlsx, a.csv: have the same name"),
     "two options": ({"a.csv": TABLE, "a.yaml": "", "a.yml": ""}, "a.csv, a.yaml, a.yml: have the same name"),
     "unknown key": ({"a.csv": TABLE, "a.yaml": "\nmax_serie: 3"}, "a.yaml: line 2: max_serie is not known (did you"),

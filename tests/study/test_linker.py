@@ -282,3 +282,20 @@ def test_a_study_that_finds_nothing(pacs: EmbeddedPacs, root: Path) -> None:
     run = night(pacs, root)
     if linker.linked(Run(run.run.folder)):
         assert {line["state"] for line in read(own(run) / "linker.csv")} == {"empty"}
+
+
+def test_what_the_selection_leaves_out(pacs: EmbeddedPacs, root: Path) -> None:
+    """The study within 60 days of the operation; of Vida, nothing is old enough."""
+    (root / "rules.yaml").write_text(
+        "anchor: closest\ndays: [-60, 60]\nseries:\n  exclude:\n    - {name: Vidas, Modality: OT}\n"
+    )
+    store(root, [ROWS[0], ("CASE-90018", VIDA[0], None, dt.date(2021, 1, 1))])
+    run = night(pacs, root, selection="rules.yaml")
+    protected, public = read(own(run) / "linker.csv"), read(run.folder("released") / "linker.csv")
+    assert sorted((line["row_id"], line["days"], line["state"], line["left_out"]) for line in protected) == [
+        ("CASE-90017", -30, "in the data set", "outside days: 1"),
+        ("CASE-90017", -30, "in the data set", "outside days: 1"),
+        ("CASE-90018", None, "left out", "outside days: 2"),
+    ]
+    assert {line["reason"] for line in public if line["state"] == "left out"} == {"left out by the selection"}
+    assert not any(b"Vidas" in path.read_bytes() for path in run.folder("released").glob("linker.*"))
