@@ -136,7 +136,7 @@ def write(run: Run, secret: str = "") -> Linked | None:
     tokens = Tokens(project_secret(study.project, secret))
     by_line: dict[int, list[Line]] = {}
     left_out: dict[int, str] = {}
-    earlier = _Earlier(root)
+    earlier = _Earlier(root, store)
     series = _series_of_lines(part, store)
     for account in extracted.rows(part, table.same_as):
         if account.state == ROW_BAD:
@@ -281,22 +281,32 @@ def _day(text: str) -> dt.date | None:
 class _Earlier:
     """The lines of an earlier linker of the data set. A row that cannot be asked tonight keeps its lines."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / FILES[1]
+    def __init__(self, root: Path, store: Store) -> None:
+        self._path, self._store = root / FILES[1], store
         self._lines: dict[str, list[Line]] | None = None
 
     def lines(self, token: str) -> list[Line]:
-        """Return the lines of a row with a series in the data set."""
+        """Return the lines of a row with a series that is in the data set."""
         if self._lines is None:
             from pyarrow.parquet import read_table
 
-            self._lines = {}
+            self._lines, there = {}, _series_in(self._store)
             if self._path.exists():
                 with suppress(Exception):  # whatever is damaged is not known
                     for values in read_table(self._path).to_pylist():
                         line = Line(**{name: value for name, value in values.items() if value is not None})
-                        self._lines.setdefault(line.row_token, []).append(line)
-        return [line for line in self._lines.get(token, ()) if line.series_uid]
+                        if line.series_uid in there:
+                            self._lines.setdefault(line.row_token, []).append(line)
+        return self._lines.get(token, [])
+
+
+def _series_in(store: Store) -> set[str]:
+    """Return the Series Instance UIDs of a data set."""
+    found = set()
+    for source in series_of(store):
+        if any(item.outcome == DEIDENTIFIED for item in store.settled(source.key).values()):
+            found.add(dict(store.uids(source.key)).get(source.series_uid, source.series_uid))
+    return found
 
 
 def _write_own(
