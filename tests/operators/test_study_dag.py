@@ -117,7 +117,7 @@ def test_a_cohort_of_a_database_and_its_linker(airflow: Airflow, tmp_path: Path,
     patients = [airflow_home.KUNIGUNDE, airflow_home.ZEBEDAEUS, airflow_home.THEOBALD]
     with closing(sqlite3.connect(database)) as made, made:
         made.execute("create table operations (mrn text, fallnummer_xq integer, op_tag_xq date, operateur_xq text)")
-        rows = [(one["patient_id"], 77130 + n, f"1994-01-0{n + 1}", "Sauerbruch-Xq") for n, one in enumerate(patients)]
+        rows = [(one["patient_id"], 4711081500 + n, f"1994-01-0{n + 1}", "Sauerbruch-Xq") for n, one in enumerate(patients)]
         made.executemany("insert into operations values (?, ?, ?, ?)", rows)
     (airflow.data / "operations.sql").write_text(
         "select mrn as PatientID, fallnummer_xq as row_id, replace(op_tag_xq, '-', '') as anchor_date, operateur_xq\n"
@@ -149,7 +149,7 @@ def test_a_cohort_of_a_database_and_its_linker(airflow: Airflow, tmp_path: Path,
     assert sorted(linked.days) == [-8, -8, 88, 519]  # 24 December, 31 March, and 6 June of the year after
     # Neither values nor names of columns nor the query are in Airflow, or beside the data.
     words = {"Sauerbruch-Xq", "operateur_xq", "fallnummer_xq", "op_tag_xq", "Quarantaenestation", "Sauerbruch_Xq"}
-    words |= {str(77130 + n) for n in range(3)} | airflow_home.identifiers(files)
+    words |= {str(4711081500 + n) for n in range(3)} | airflow_home.identifiers(files)
     assert airflow_home.traces(airflow.home, words) == []
     assert airflow_home.traces(airflow.data / "studies" / "p" / "released", words) == []
     told = [path.read_text() for path in state_root.glob("runs/**/problems.txt")]
