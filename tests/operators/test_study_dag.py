@@ -111,13 +111,16 @@ def releases() -> tuple[str, dict[str, Any]]:
     return str(key), dict(extra)
 
 
+@pytest.mark.slow
 def test_a_cohort_of_a_database_and_its_linker(airflow: Airflow, tmp_path: Path, state_root: Path) -> None:
     files = airflow_home.build(tmp_path / "pacs")
     database = tmp_path / "hospital.db"
     patients = [airflow_home.KUNIGUNDE, airflow_home.ZEBEDAEUS, airflow_home.THEOBALD]
     with closing(sqlite3.connect(database)) as made, made:
         made.execute("create table operations (mrn text, fallnummer_xq integer, op_tag_xq date, operateur_xq text)")
-        rows = [(one["patient_id"], 4711081500 + n, f"1994-01-0{n + 1}", "Sauerbruch-Xq") for n, one in enumerate(patients)]
+        rows = [
+            (one["patient_id"], 4711081500 + n, f"1994-01-0{n + 1}", "Sauerbruch-Xq") for n, one in enumerate(patients)
+        ]
         made.executemany("insert into operations values (?, ?, ?, ?)", rows)
     (airflow.data / "operations.sql").write_text(
         "select mrn as PatientID, fallnummer_xq as row_id, replace(op_tag_xq, '-', '') as anchor_date, operateur_xq\n"
