@@ -46,8 +46,7 @@ def test_a_small_cohort_from_the_archive_to_a_node(airflow: Airflow, tmp_path: P
     told = {waits.message.about: waits.message for waits in outbox.waiting()}
     assert set(told) == {"released", "complete"} and {one.project for one in told.values()} == {"p"}
     assert told["complete"].counts["deidentified"] == len(files)
-    assert told["released"].counts["new"] == len(files) + 6  # and its tables and card
-    assert told["released"].counts["new"] == len(files) + 4  # and its manifest and linker
+    assert told["released"].counts["new"] == len(files) + 8  # and its tables, card and linker
     key, extra = releases()
     assert key.startswith("p/20")
     assert (extra["project"], extra["new"]) == ("p", extra["files"])
