@@ -198,6 +198,12 @@ class DeidUnavailable(DeidError):
         self.retry_after = retry_after
 
 
+class DatabaseFailed(PacsifierError):
+    """A database refused the connection or the query, or was gone; what it said quotes values."""
+
+    retryable = True
+
+
 class PacsError(PacsifierError):
     """An error in the communication with the PACS; not retryable unless a subclass says otherwise."""
 

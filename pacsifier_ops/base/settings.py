@@ -24,6 +24,7 @@ confined to them, and all processes must have the same ones.
 | PACSIFIER_REMIND *          | 24                    | hours between reminders of a question; 0: none |
 | PACSIFIER_DIGEST *          | 07:00                 | time of the message on the night; off: none    |
 | PACSIFIER_MESSAGES_SCHEDULE | */5 * * * *           | cron expression of sending; off: never         |
+| PACSIFIER_DATABASES *       | none                  | connections that query tables may come from    |
 | PACSIFIER_GROUP             | nobody                | group that may read identifying data           |
 | PACSIFIER_RELEASED_MODE     | by the umask          | mode of released files, such as 0640           |
 | PACSIFIER_AUDIT             | <state root>/audit    | folder of the audit file                       |
@@ -52,7 +53,18 @@ from pacsifier_ops.base.window import zone_of
 
 #: Name of the Airflow variable, and the settings that it may contain.
 VARIABLE = "pacsifier"
-_PLAIN = ("timezone", "window", "max_series", "verify_days", "tell", "tell_about", "mail", "remind", "digest")
+_PLAIN = (
+    "timezone",
+    "window",
+    "max_series",
+    "verify_days",
+    "tell",
+    "tell_about",
+    "mail",
+    "remind",
+    "digest",
+    "databases",
+)
 #: DAGs whose messages may have recipients of their own, without their prefix.
 DAGS = (
     *(
@@ -243,6 +255,14 @@ def digest() -> dt.time | None:
     if not (found := re.fullmatch(r"(0?\d|1[01]):([0-5]\d)", text)):
         raise ConfigError("digest is neither a time before noon, such as 07:00, nor off")
     return dt.time(int(found[1]), int(found[2]))
+
+
+def databases() -> frozenset[str]:
+    """Return the ids of the connections that query tables may come from.
+
+    A user who may start a run names a connection, and Airflow has others than those of researchers' databases.
+    """
+    return frozenset(re.split(r"[\s,;]+", _text("databases"))) - {""}
 
 
 def max_series() -> int:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.extract.requests import confined_options, take_in
 from pacsifier_ops.query.problems import Problem, TableRefused, readable
 from pacsifier_ops.query.reading import Reading, given
 from pacsifier_ops.query.records import LARGEST_UNPACKED, is_workbook
+from pacsifier_ops.query.sql import is_database, is_parquet
 from pacsifier_ops.query.table import QueryTable, parse_query_table
 
 #: Maximum number of lines of a table, and of its bytes.
@@ -66,16 +68,17 @@ def check_and_keep(data: bytes, options: Mapping[str, str] | None = None) -> Int
     """Check a table, and keep it with its options unless none of its rows is usable.
 
     Args:
-        data: content of the table, CSV or xlsx.
+        data: content of the table: CSV, xlsx, Parquet, or a DuckDB database.
         options: see `Reading`; an empty value counts as not given.
 
     Raises:
         ConfigError: an option has an unknown value.
+        PathRefused: `sql` leads outside the data root.
         StorageError: the state root cannot be written.
     """
     options = given(options or {})
     try:
-        table = check(data, Reading(**options))
+        table = check(data, Reading(**confined_options(options)))
     except TableRefused as error:
         return Intake(problems=error.problems)
     return Intake(take_in(data, options=options, by_person=True) if table.rows else "", table.problems, table)
@@ -85,8 +88,11 @@ def check(data: bytes, reading: Reading) -> QueryTable:
     """Check the size of a table, then read it; see `parse_query_table`.
 
     Raises:
+        ConfigError: its options say that it comes from elsewhere.
         TableRefused: the table is too large, or refused as a whole.
     """
+    if reading.sql_conn:
+        raise ConfigError("sql_conn is a database that the table comes from, and a table was handed in; leave one out")
     _check_size(data)
     return parse_query_table(data, reading)
 
@@ -98,7 +104,9 @@ def _check_size(data: bytes) -> None:
         TableRefused: the table is too large.
     """
     size, most, lines = len(data), LARGEST, max(data.count(b"\n"), data.count(b"\r"))
-    if is_workbook(data):
+    if is_parquet(data) or is_database(data):
+        lines = 0
+    elif is_workbook(data):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 size, most = max(size, sum(item.file_size for item in archive.infolist())), LARGEST_UNPACKED

@@ -41,6 +41,32 @@ def table(run: Run) -> Table | None:
     return Table(kept["columns"], dict(kept["same_as"]), kept.get("notes", []))
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a valid row is known by to people, and what its days are counted from.
+
+    Attributes:
+        line: line of the query table.
+        row_id: the row's own id, or empty.
+        anchor: YYYYMMDD, or empty.
+    """
+
+    line: int
+    row_id: str
+    anchor: str
+
+
+def identities(run: Run, table: Table) -> Iterator[Identity]:
+    """Yield the identities of all valid rows, also of those that ask the same as an earlier one."""
+    again: dict[int, list[int]] = {}
+    for line, first in table.same_as.items():
+        again.setdefault(first, []).append(line)
+    for part in run.parts("rows"):
+        for row in read_jsonl(part):
+            for line in (row["line"], *again.get(row["line"], ())):
+                yield Identity(line, row.get("row_id", ""), row.get("anchor", ""))
+
+
 def series(run: Run) -> Iterator[tuple[Planned, SeriesAccount]]:
     """Yield the series of a run with their accounts, in order."""
     return Fetching.outcomes(run)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.errors import InputError
+from pacsifier_ops.base.errors import ConfigError, InputError
 from pacsifier_ops.base.files import confined, private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.base.given import Unusable, read_given
+from pacsifier_ops.base.options import data_path
 from pacsifier_ops.query.reading import given
 from pacsifier_ops.query.records import LARGEST_FILE, is_workbook
+from pacsifier_ops.query.sql import is_database, is_parquet
 
 #: File with the options for reading the table, see `Reading`; missing if none were given.
 _READING = "reading.json"
@@ -38,7 +40,8 @@ def new_request_id() -> str:
 def take_in(
     table: Path | bytes, identity: str = "", options: Mapping[str, str] | None = None, by_person: bool = False
 ) -> str:
-    """Keep a query table as `<state root>/requests/<id>/table.csv` (or .xlsx), and return the id of the request.
+    """Keep a query table as `<state root>/requests/<id>/table.csv` (or .xlsx, .parquet, .duckdb); return the request's
+    id.
 
     Args:
         table: path of the table, or its content.
@@ -55,7 +58,7 @@ def take_in(
     except Unusable as error:
         raise InputError(f"the query table {error}") from None
     identity = identity or new_request_id()
-    name = "table.xlsx" if is_workbook(data) else "table.csv"
+    name = f"table.{_suffix(data)}"
     with storage_errors("the state root"):
         folder = private_folder(_folder(identity))
         if options:
@@ -64,6 +67,12 @@ def take_in(
             write_atomic(folder / _HANDED_IN, b"")
         write_atomic(folder / name, data)
     return identity
+
+
+def _suffix(data: bytes) -> str:
+    if is_workbook(data):
+        return "xlsx"
+    return "parquet" if is_parquet(data) else "duckdb" if is_database(data) else "csv"
 
 
 def handed_in_before(moment: float) -> dict[str, Path]:
@@ -105,18 +114,46 @@ def table_path(queryfile: str) -> Path:
     return tables[0]
 
 
+def given_table(queryfile: str, sql_conn: str | None) -> Path | None:
+    """Return the path of the query table of a run; None where it comes over a connection.
+
+    Args:
+        queryfile: see `table_path`.
+        sql_conn: see `Reading`.
+
+    Raises:
+        ConfigError: both are given.
+        InputError, PathRefused: see `table_path`.
+    """
+    if sql_conn and queryfile:
+        raise ConfigError("both queryfile and sql_conn are given; the table comes from one of them")
+    return None if sql_conn else table_path(queryfile)
+
+
 def reading_options(queryfile: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `Reading` for the query table of a run.
+    """Return the options of `Reading` for the query table of a run, paths as they are on disk.
 
     Args:
         queryfile: see `table_path`.
         values: the params of the run; they replace options that were kept with the request.
+
+    Raises:
+        PathRefused: `sql` leads outside the data root.
     """
     kept: dict[str, str] = {}
     if is_request_id(queryfile):
         with suppress(FileNotFoundError):
             kept = read_json(_folder(queryfile) / _READING)
-    return {**kept, **given(values)}
+    return confined_options({**kept, **given(values)})
+
+
+def confined_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `Reading` with `sql` as a path on disk.
+
+    Raises:
+        PathRefused: it leads outside the data root.
+    """
+    return {**options, "sql": str(data_path(options["sql"], "sql"))} if options.get("sql") else {**options}
 
 
 def _folder(identity: str) -> Path:

@@ -8,6 +8,9 @@
 | selection.yaml       | prepare    | a copy of the file of the selection                        |
 | found/<batch>.jsonl  | find       | the state of each row, followed by its series              |
 | left_out/<batch>.jsonl | find     | series that the selection leaves out, with the reason      |
+| beside.parquet       | prepare    | the cells of columns that are not ours, by line, if a      |
+|                      |            | column map lets them through                               |
+| source.parquet       | prepare    | the query table, if it comes from a database               |
 | plan.json            | plan       | size of the cohort, limits that it exceeds, and lines that |
 |                      |            | contradict each other                                      |
 
@@ -27,7 +30,7 @@ from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE, SeriesAccount
 from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
-from pacsifier_ops.runs.folder import KeptRequest
+from pacsifier_ops.runs.folder import KeptRequest, Run
 from pacsifier_ops.state.tree import BY_UID, PACSIFIER
 
 #: Values of `retrieve`: what happens to the images of the series that are found.
@@ -67,11 +70,13 @@ class Request(Reading, KeptRequest):
 
     queryfile: Path = option(
         "Query table",
-        "The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the data root, "
-        "such as queries/demo.csv. Airflow keeps this text: if the path could identify a person, give an id.",
+        "The id of a request from the page Extract (req-…), or the path of a csv, xlsx, Parquet or DuckDB file below "
+        "the data root, such as queries/demo.csv. Airflow keeps this text: if the path could identify a person, give "
+        "an id.",
         Section.WHAT,
+        form="",  # the table may come from a database instead
         stands=(IN_FORM,),
-        flag=Flag("query table (csv or xlsx)", "-q", default=None),
+        flag=Flag("query table (csv, xlsx, Parquet, DuckDB)", "-q", default=None),
     )
     out_directory: Path = option(
         "Output folder",
@@ -238,6 +243,11 @@ class Request(Reading, KeptRequest):
     move_aet: str = ""
     started: str = ""
     only: str = ""
+
+
+def beside_of(run: Run) -> Path:
+    """Return the path of the columns that are not ours; it is there if the table has any, and a column map."""
+    return run.folder / "beside.parquet"
 
 
 @dataclass

@@ -25,8 +25,18 @@ from pacsifier_ops.base.files import read_jsonl, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId, two_people
 from pacsifier_ops.extract import choosing, flowing
 from pacsifier_ops.extract.fetching import Moving, Retrieval, node_with_overrides, open_receivers, plan_of
-from pacsifier_ops.extract.run import RETRIEVE, SEARCH, SEVERAL_NEW_IDS, SEVERAL_PEOPLE, Planned, Request, instances_of
+from pacsifier_ops.extract.run import (
+    RETRIEVE,
+    SEARCH,
+    SEVERAL_NEW_IDS,
+    SEVERAL_PEOPLE,
+    Planned,
+    Request,
+    beside_of,
+    instances_of,
+)
 from pacsifier_ops.extract.size import Size, exceeded_limits, exceeded_space
+from pacsifier_ops.query.columns import unique
 from pacsifier_ops.runs import approvals, job
 from pacsifier_ops.runs.accounts import (
     MOVE,
@@ -167,7 +177,22 @@ def _write_rows(run: Run, table: QueryTable, most: int, with_earlier: Remember) 
         accounts = [RowAccount(r.line, r.cells, warnings=list(r.warnings)) for r in table.rows]
         accounts += [RowAccount(r.line, r.cells, ROW_BAD, reason="; ".join(reasons[r.line])) for r in table.bad_rows]
         run.write_part("rows", None, map(asdict, accounts))
+        _write_beside(run, table)
     return list(range(len(batches)))
+
+
+def _write_beside(run: Run, table: QueryTable) -> None:
+    """Write the cells of the columns that are not ours, which go into the protected linker alone."""
+    path = beside_of(run)
+    path.unlink(missing_ok=True)
+    if table.others:
+        from pacsifier_ops.query.typed import BATCH, write_rows
+
+        bad = {row.line for row in table.bad_rows}
+        lines = [line for line in sorted(table.beside) if line not in bad]
+        rows = [[line, *(text or None for text in table.beside[line])] for line in lines]
+        names = unique(["line", *table.others])
+        write_rows(path, names, [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)])
 
 
 def _row_of(row: QueryRow) -> dict[str, Any]:

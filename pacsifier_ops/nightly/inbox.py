@@ -25,7 +25,7 @@ from pacsifier_ops.state.leases import shared
 #: like a rename, and a rename right after the copy leaves no trace in the times.
 SETTLE, PAUSE = 120.0, 3.0
 
-TABLES, YAML = (".csv", ".xlsx"), (".yaml", ".yml")
+TABLES, YAML = (".csv", ".xlsx", ".parquet", ".duckdb"), (".yaml", ".yml")
 #: Endings of files that are being copied, and files that operating systems make.
 _UNFINISHED = (".part", ".filepart", ".crdownload", ".tmp")
 _FOREIGN = ("thumbs.db", "desktop.ini")

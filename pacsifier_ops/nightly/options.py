@@ -6,6 +6,7 @@ The keys are the params of the extract DAG, with the same meaning. All problems 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from pacsifier_ops.base.options import IN_FILE, Option, options, standing
 from pacsifier_ops.base.places import reserved
 from pacsifier_ops.base.telling import recipients
 from pacsifier_ops.extract.intake import LARGEST, check
-from pacsifier_ops.extract.requests import take_in
+from pacsifier_ops.extract.requests import confined_options, take_in
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.keys import ACCEPT
 from pacsifier_ops.query.options import Refused, read_options
 from pacsifier_ops.query.problems import Problem, TableRefused
-from pacsifier_ops.query.reading import AS_IT_IS, CHOICES, Reading, given
+from pacsifier_ops.query.reading import AS_IT_IS, CHOICES, Reading, contradictions, given
 from pacsifier_ops.runs.accounts import MOVE, SAVE
 from pacsifier_ops.selection.reading import read_selection
 from pacsifier_ops.study.project import Study
@@ -92,10 +93,10 @@ def read_table(path: Path, strict: bool = False, reading: Reading = AS_IT_IS) ->
     data = b""
     try:
         data = read_given(path, LARGEST, follow=False)
-        table = check(data, reading)
+        table = check(data, replace(reading, **confined_options(given(reading.options()))))
         if strict or not table.rows:
             problems = table.problems
-    except Unusable as error:
+    except (Unusable, ConfigError, PathRefused) as error:
         problems = [Problem(0, "", str(error))]
     except TableRefused as error:
         problems = error.problems
@@ -141,6 +142,7 @@ def _contradictions(options: Mapping[str, Any], connect: Connect) -> Iterator[tu
             yield from (("selection", reason) for reason in error.reasons)
     elif options.get("reselect"):
         yield "reselect", "goes with a selection, and there is none; give selection, or remove it"
+    yield from contradictions(options)
     for key in ("pacs", "destination"):
         if key in options:
             try:

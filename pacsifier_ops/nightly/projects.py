@@ -160,12 +160,17 @@ class _Checks:
         values = read_nightly_options(self._checked_file(folder / PROJECT_FILE), PROJECT, self.connect)
         if not self._is_due(folder, run_id, values.pop("enabled", True)):
             return None
+        results = {"out_directory": f"{RESULTS}/{folder.name}"}
+        if values.get("sql_conn"):
+            if "queryfile" in values:
+                raise Refused([f"{PROJECT_FILE}: queryfile: the table comes from sql_conn; leave one of them out"])
+            return Start(run_id, {**results, **values})
         name = values.pop("queryfile", "queries.csv")
         if Path(name).name != name or not (folder / name).is_file():
             raise Refused([f"{PROJECT_FILE}: queryfile: there is no such file; name a query table in the folder"])
         table = self._checked_file(folder / name)
         data = read_table(table, values.get("strict", False), Reading(**given(values)))
-        return Start(run_id, {"out_directory": f"{RESULTS}/{folder.name}", **run_conf(values, data)})
+        return Start(run_id, {**results, **run_conf(values, data)})
 
     def _study_start(self, folder: Path, run_id: str) -> Start | None:
         """Return the run of a study, see `_start_of`. The query table is given in its file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from airflow.sdk.bases.branch import BranchMixIn
@@ -11,10 +12,11 @@ from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.rights import IDENTIFIED, SEND, TAKE
 from pacsifier_ops.extract import steps
-from pacsifier_ops.extract.requests import reading_options, table_path
+from pacsifier_ops.extract.requests import given_table, reading_options
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.extract.thumbnails import make_thumbnails
 from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS, URGENCY
+from pacsifier_ops.hooks.databases import fetch_table
 from pacsifier_ops.operators.base import (
     APPROVED,
     PacsifierOperator,
@@ -41,9 +43,9 @@ class ExtractPrepareOperator(PrepareOperator):
         return request_of(
             Request,
             params,
-            queryfile=table_path(params["queryfile"]),
+            queryfile=given_table(params["queryfile"] or "", params["sql_conn"]) or "",
             only=params.get(APPROVED, ""),
-            **reading_options(params["queryfile"], params),
+            **reading_options(params["queryfile"] or "", params),
         )
 
     def nodes(self, params: Any) -> list[str]:
@@ -62,6 +64,8 @@ class ExtractPrepareOperator(PrepareOperator):
 
     def prepare(self, run: Run, request: Request, params: Any) -> list[int]:
         """See `extract.steps.prepare`."""
+        if request.sql_conn:
+            request = replace(request, queryfile=fetch_table(run, request.sql_conn, request.sql))
         return steps.prepare(run, request, nodes_of(params), destination=destination_of(params))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -9,7 +10,8 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.words import plural
-from pacsifier_ops.extract.requests import reading_options, table_path
+from pacsifier_ops.extract.requests import given_table, reading_options
+from pacsifier_ops.hooks.databases import fetch_table
 from pacsifier_ops.operators.base import PrepareOperator, ReportOperator, UnitOperator
 from pacsifier_ops.pseudonyms import steps as job
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
@@ -47,16 +49,19 @@ class PseudonymizePrepareOperator(PrepareOperator):
 
     def request(self, params: Any) -> PseudonymRequest:
         """Return the request of the run."""
+        has_table = params["queryfile"] or params["sql_conn"]
         return request_of(
             PseudonymRequest,
             params,
-            queryfile=str(table_path(params["queryfile"])) if params["queryfile"] else "",
+            queryfile=str(given_table(params["queryfile"] or "", params["sql_conn"]) or "") if has_table else "",
             allow_empty=self.stage.may_be_empty,  # in a stage: a night may have nothing new
             **reading_options(params["queryfile"] or "", params),
         )
 
     def prepare(self, run: Run, request: PseudonymRequest, params: Any) -> list[int]:
         """See `pseudonyms.steps.prepare`."""
+        if request.sql_conn:
+            request = replace(request, queryfile=str(fetch_table(run, request.sql_conn, request.sql)))
         return job.prepare(run, request, _source(request, params).batch_size, self.cancelled)
 
 

@@ -26,6 +26,7 @@ from pacsifier_ops.operators.base import (
     starter,
 )
 from pacsifier_ops.operators.params import check_conf
+from pacsifier_ops.operators.pseudonyms import secret_of
 from pacsifier_ops.operators.stages import Stage, state_of
 from pacsifier_ops.runs import approvals, people
 from pacsifier_ops.runs.folder import Run, stage_run
@@ -153,7 +154,7 @@ def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
     from pacsifier_ops.study.project import FORM, TABLE
 
     defaults = form.dump() if hasattr(form, "dump") else dict(form)
-    own = TABLE if params["queryfile"] else ()
+    own = TABLE if params["queryfile"] or params["sql_conn"] else ()
     if changed := [key for key in FORM if key not in own and params[key] != defaults[key]]:
         raise ConfigError(
             f"project_file defines the study, so {', '.join(changed)} must not be given as well; change it in that "
@@ -171,8 +172,9 @@ class StudyCheckOperator(PacsifierOperator):
     def work(self, run: Run, context: Any) -> dict[str, int]:
         """Return counts of files and of findings."""
         from pacsifier_ops.study import steps
+        from pacsifier_ops.study.project import Study
 
-        counts = steps.check(run, self.cancelled)
+        counts = steps.check(run, self.cancelled, secret_of(Study.of(run).project))
         self.log.info("%s", counts)
         return counts
 

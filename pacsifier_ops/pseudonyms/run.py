@@ -61,8 +61,8 @@ class PseudonymRequest(Reading, KeptRequest):
     )
     queryfile: str = option(
         "Query table",
-        "A table with the column PatientID: the id of a request (req-…), or the path of a csv or xlsx file below the "
-        "data root.",
+        "A table with the column PatientID: the id of a request (req-…), or the path of a csv, xlsx, Parquet or DuckDB "
+        "file below the data root.",
         Section.WHAT,
         default="",
         path=any_file,

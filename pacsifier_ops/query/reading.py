@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pacsifier_ops.base.errors import ConfigError
-from pacsifier_ops.base.options import Flag, option, options
+from pacsifier_ops.base.options import Flag, any_file, option, options
+from pacsifier_ops.query.columns import Pair, column_map
+from pacsifier_ops.query.keys import column_of
 
 #: What becomes of rows of a workbook that are hidden.
 REFUSE, INCLUDE, SKIP = "refuse", "include", "skip"
@@ -76,6 +78,33 @@ class Reading:
         after="queryfile",
         flag=Flag("what * and ? are: wildcards, or (exact) characters like all others", extra=True),
     )
+    columns: str = option(
+        "Columns",
+        "Which columns of the table are ours, if they have other names: PatientID = mrn, row_id = case_no, "
+        "anchor_date = operation_date. All other columns then go into the protected linker only. Airflow keeps this "
+        "text: instead of a name that identifies somebody, give the column's number from 1.",
+        default="",
+        after="queryfile",
+        flag=Flag(
+            "which columns of the table are ours: 'PatientID = mrn, row_id = case_no'", metavar="MAP", extra=True
+        ),
+    )
+    sql: str = option(
+        "SQL query",
+        "Path below the data root of a .sql file with one SELECT; its result is the query table. It is asked of the "
+        "query table's file (DuckDB, csv or Parquet), or of the connection below.",
+        default="",
+        path=any_file,
+        after="queryfile",
+        flag=Flag("file with one SELECT over the table's file (DuckDB, csv, Parquet)", metavar="FILE", extra=True),
+    )
+    sql_conn: str = option(
+        "Database",
+        "Only with an SQL query: id of a connection of Airflow to a database (PostgreSQL, SQL Server, SQLite, …), "
+        "among those that the setting databases names. Then there is no query table's file.",
+        default="",
+        after="queryfile",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that there are not.
@@ -86,6 +115,20 @@ class Reading:
         for name, choices in CHOICES.items():
             if choices and getattr(self, name) not in ("", *choices):
                 raise ConfigError(f"{name} is none of {', '.join(choices)}")
+        column_map(self.columns)
+        if self.sql_conn and not self.sql:
+            raise ConfigError("sql_conn is a database to ask, and sql is missing: the file with the query")
+        if self.sql and self.sheet:
+            raise ConfigError("sheet is of a workbook, which no SQL query can be asked of; leave sheet or sql out")
+
+    @property
+    def map(self) -> tuple[Pair, ...]:
+        """The pairs of the column map."""
+        return column_map(self.columns)
+
+    def knows(self, name: str) -> bool:
+        """Whether a table's column of this name is one of ours, or mapped to one."""
+        return bool(column_of(name)) or any(pair.theirs.casefold() == name.casefold() for pair in self.map)
 
     @property
     def exact(self) -> bool:
@@ -114,6 +157,15 @@ CHOICES: Mapping[str, Collection[str]] = {name: one.choices for name, one in opt
 
 #: Where nobody has said anything.
 AS_IT_IS = Reading()
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield key and message of an option of reading a table that does not go with the others."""
+    try:
+        Reading(**given(values))
+    except ConfigError as error:
+        key = str(error).split()[0].rstrip(":")
+        yield key, str(error).removeprefix(key).lstrip(": ")
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

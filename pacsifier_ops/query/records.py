@@ -9,12 +9,12 @@ import io
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base.given import Unusable, read_given
-from pacsifier_ops.query.keys import column_of
 from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.reading import AS_IT_IS, Reading
 from pacsifier_ops.query.spreadsheets import shown
@@ -56,7 +56,7 @@ _ZIPPED = {
 _UNREADABLE = "cannot be read as an .xlsx workbook; save it as .xlsx or as CSV UTF-8"
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """A record of the file.
 
@@ -77,6 +77,19 @@ class Record:
     numbers: set[int] = field(default_factory=set)
     hidden: bool = False
     hidden_columns: frozenset[int] = frozenset()
+
+    def only(self, places: Sequence[int]) -> Record:
+        """Return the record with these cells alone."""
+        new = {old: place for place, old in enumerate(places)}
+        return Record(
+            self.line,
+            [self.cells[place] for place in places],
+            {new[place]: fault for place, fault in self.faults.items() if place in new} if self.faults else self.faults,
+            {new[place]: odd for place, odd in self.odd.items() if place in new} if self.odd else self.odd,
+            {new[place] for place in self.numbers if place in new} if self.numbers else self.numbers,
+            self.hidden,
+            self.hidden_columns,
+        )
 
 
 def bytes_of(path: Path) -> bytes:
@@ -101,7 +114,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def records_of(data: bytes, reading: Reading) -> tuple[list[Record], str]:
-    """Return the records of a file, and a remark where its encoding was guessed.
+    """Return the records of a text or a workbook, and a remark where its encoding was guessed.
 
     Text is UTF-8, UTF-16, or else Windows-1252. Of a workbook the records come from the visible sheet with known
     columns, or from the one that `reading` names, in their displayed form.
@@ -112,11 +125,11 @@ def records_of(data: bytes, reading: Reading) -> tuple[list[Record], str]:
     if kind := _foreign(data):
         raise TableRefused([Problem(0, "", f"is {kind}; save it as .xlsx or as CSV UTF-8")])
     if is_workbook(data):
-        return _records_of_workbook(data, reading.sheet), ""
+        return _records_of_workbook(data, reading), ""
     if reading.sheet:
         raise TableRefused([Problem(0, "", "is text and has no sheets; leave sheet out")])
     text, remark = _decode(data)
-    return _records_of_text(text), remark
+    return _records_of_text(text, reading), remark
 
 
 def _foreign(data: bytes) -> str:
@@ -183,7 +196,7 @@ def _may_be_mac(data: bytes) -> bool:
     )
 
 
-def _records_of_text(text: str) -> list[Record]:
+def _records_of_text(text: str, reading: Reading) -> list[Record]:
     """Return the records of a text, each with its first physical line."""
     lines = io.StringIO(text, newline="")
     skipped, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
@@ -191,7 +204,7 @@ def _records_of_text(text: str) -> list[Record]:
     if hint:
         divider = hint[1]
     else:
-        divider = max(",;\t", key=lambda char: _header_score(first, char))
+        divider = max(",;\t", key=lambda char: _header_score(first, char, reading))
         lines.seek(0)
         skipped = 0
     reader = csv.reader(lines, delimiter=divider, strict=True, skipinitialspace=True)
@@ -207,12 +220,12 @@ def _records_of_text(text: str) -> list[Record]:
     return records
 
 
-def _header_score(line: str, divider: str) -> tuple[int, int]:
+def _header_score(line: str, divider: str, reading: Reading) -> tuple[int, int]:
     names = [name.strip(' "\r\n') for name in line.split(divider)]
-    return sum(bool(column_of(name)) for name in names), len(names)
+    return sum(map(reading.knows, names)), len(names)
 
 
-def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
+def _records_of_workbook(data: bytes, reading: Reading) -> list[Record]:
     """Return the rows of the visible sheet of an .xlsx workbook that has a table, or of the wanted one.
 
     Raises:
@@ -225,7 +238,7 @@ def _records_of_workbook(data: bytes, wanted: str) -> list[Record]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl's warnings quote cells
             book = openpyxl.load_workbook(io.BytesIO(data))
-            number = _named(book, wanted) if wanted else _sheet_of(book)
+            number = _named(book, reading.sheet) if reading.sheet else _sheet_of(book, reading)
             cells = book.worksheets[number]
             rows = list(cells.iter_rows())
             formulas = any(cell.data_type == "f" for row in rows for cell in row)
@@ -337,7 +350,7 @@ def _refuse_huge(sheet: Any) -> None:
         raise TableRefused([Problem(0, "", message)])
 
 
-def _sheet_of(book: Any) -> int:
+def _sheet_of(book: Any, reading: Reading) -> int:
     """Return the index of the sheet with the table: the visible one with a known column; else the first visible one.
 
     Raises:
@@ -351,7 +364,7 @@ def _sheet_of(book: Any) -> int:
             continue
         _refuse_huge(sheet)
         header = next((row for row in sheet.iter_rows(values_only=True) if any(c is not None for c in row)), ())
-        if any(column_of(str(cell).strip()) for cell in header if cell is not None):
+        if any(reading.knows(str(cell).strip()) for cell in header if cell is not None):
             fitting.append(number)
     if len(fitting) > 1:
         which = " and ".join(str(seen.index(number) + 1) for number in fitting)

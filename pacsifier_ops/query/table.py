@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import io
+import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.cells import plain
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE
+from pacsifier_ops.base.given import Unusable, open_given
+from pacsifier_ops.query.columns import Pair, place_of, unique
 from pacsifier_ops.query.keys import (
     ACCEPT,
     ANCHOR,
@@ -29,8 +34,10 @@ from pacsifier_ops.query.keys import (
 from pacsifier_ops.query.problems import Problem, TableRefused
 from pacsifier_ops.query.pseudonym import check_pseudonym
 from pacsifier_ops.query.reading import AS_IT_IS, INCLUDE, SKIP, Reading
-from pacsifier_ops.query.records import Record, bytes_of, records_of
+from pacsifier_ops.query.records import Record, bytes_of, is_workbook, records_of
 from pacsifier_ops.query.spreadsheets import refuse_damaged_id, refuse_lost_value, refuse_rounded, unwrapped
+from pacsifier_ops.query.sql import is_database, is_parquet, records_of_query
+from pacsifier_ops.query.typed import records_of_parquet
 
 #: Maximum number of wrong columns in an error; the others are counted.
 _MOST_COLUMNS = 20
@@ -97,6 +104,8 @@ class QueryTable:
         problems: reasons why `bad_rows` are invalid.
         bad_rows: invalid rows.
         notes: how ambiguous parts were read.
+        others: names of the columns that are not ours, where a column map lets them through. They may identify.
+        beside: cells of these, by line.
     """
 
     columns: tuple[str, ...]
@@ -104,6 +113,8 @@ class QueryTable:
     problems: list[Problem] = field(default_factory=list)
     bad_rows: list[BadRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: tuple[str, ...] = ()
+    beside: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_query_table(path: Path, reading: Reading = AS_IT_IS) -> QueryTable:
@@ -112,24 +123,77 @@ def read_query_table(path: Path, reading: Reading = AS_IT_IS) -> QueryTable:
     Raises:
         TableRefused: the file cannot be read, or its table cannot be used as a whole.
     """
-    return parse_query_table(bytes_of(path), reading)
+    return _checked(*_records_of_file(path, reading), reading)
 
 
 def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
-    """Check a query table: text separated by comma, semicolon or tab, or a sheet of an .xlsx (see `records_of`).
+    """Check a query table: text separated by comma, semicolon or tab, a sheet of an .xlsx, a Parquet file, or the
+    result of a query over a DuckDB database, a csv or a Parquet file.
 
     Raises:
         TableRefused: a QueryTableError with all problems of the table as a whole: not text, empty, no header, an
             unknown or repeated column. Problems of rows are in the result.
     """
-    records, remark = records_of(data, reading)
+    if (is_database(data) or reading.sql) and not is_workbook(data):
+        with tempfile.NamedTemporaryFile(dir=settings.state_root()) as stream:
+            stream.write(data)
+            stream.flush()
+            return read_query_table(Path(stream.name), reading)
+    return _checked(*_records_of_data(data, reading), reading)
+
+
+def _records_of_file(path: Path, reading: Reading) -> tuple[list[Record], str, dict[int, str]]:
+    try:
+        with open_given(path) as stream:
+            head = stream.read(16)
+    except (Unusable, OSError) as error:
+        why = str(error) if isinstance(error, Unusable) else "cannot be read"
+        raise TableRefused([Problem(0, "", f"{why}; check the path")]) from None
+    if reading.sql and not reading.sql_conn:  # what comes of a connection lies in the file already
+        if is_workbook(head):
+            raise TableRefused([Problem(0, "", "is a workbook, which no SQL query can be asked of; save it as CSV")])
+        typed = records_of_query(path, Path(reading.sql))
+    elif is_parquet(head):
+        _refuse_sheet(reading)
+        typed = records_of_parquet(path)
+    else:
+        return _records_of_data(bytes_of(path) if not is_database(head) else head, reading)
+    return typed.records, "", typed.notes
+
+
+def _records_of_data(data: bytes, reading: Reading) -> tuple[list[Record], str, dict[int, str]]:
+    if is_database(data):
+        message = "is a DuckDB database; name with the option sql a file with the query to ask of it"
+        raise TableRefused([Problem(0, "", message)])
+    if is_parquet(data):
+        _refuse_sheet(reading)
+        typed = records_of_parquet(io.BytesIO(data))
+        return typed.records, "", typed.notes
+    return *records_of(data, reading), {}
+
+
+def _refuse_sheet(reading: Reading) -> None:
+    if reading.sheet:
+        raise TableRefused([Problem(0, "", "is a Parquet file and has no sheets; leave sheet out")])
+
+
+def _checked(records: list[Record], remark: str, typed: Mapping[int, str], reading: Reading) -> QueryTable:
+    """Check the records of a table.
+
+    Args:
+        remark: on its encoding.
+        typed: notes on how columns with types were read, by index.
+    """
     filled = [record for record in records if record.faults or any(map(str.strip, record.cells))]
     if not filled:
         raise TableRefused([Problem(0, "", "is empty; give a header line and at least one row")])
     header, *rows = filled
     if header.hidden:
         raise TableRefused([Problem(header.line, "", "hidden, and it would be the header; show it, or delete it")])
-    columns, notes = _columns(header)
+    columns, notes = _mapped(header, reading.map) if reading.map else _columns(header)
+    notes += [
+        f"column {place + 1} {note}" for place, note in sorted(typed.items()) if "".join(columns[place : place + 1])
+    ]
     hidden = [record.line for record in rows if record.hidden]
     if hidden and reading.hidden_rows in (INCLUDE, SKIP):
         notes.append(_of_hidden(hidden, reading))
@@ -137,7 +201,10 @@ def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
     if not rows:
         raise TableRefused([Problem(0, "", "has a header but no rows; give at least one")])
 
-    table = QueryTable(columns, notes=notes)
+    table = QueryTable(tuple(filter(None, columns)), notes=notes)
+    ours = [place for place, column in enumerate(columns) if column]
+    others = [place for place, column in enumerate(columns) if not column]
+    table.others = tuple(name for name, column in zip(unique(header.cells), columns, strict=False) if not column)
     whole = []
     for record in rows:
         count = len(record.cells)
@@ -146,11 +213,15 @@ def parse_query_table(data: bytes, reading: Reading = AS_IT_IS) -> QueryTable:
             less = "fewer" if count < len(columns) else "more"
             message = f"has {less} cells than the header; add or remove dividers, or quote a cell"
             table.problems.append(Problem(record.line, "", message))
-            table.bad_rows.append(BadRow(record.line, dict(zip(columns, record.cells, strict=False))))
+            cells = {column: text for column, text in zip(columns, record.cells, strict=False) if column}
+            table.bad_rows.append(BadRow(record.line, cells))
+        elif others:
+            table.beside[record.line] = tuple(record.cells[place] for place in others)
+            whole.append(record.only(ours))
         else:
             whole.append(record)
     _check(table, whole, remark, reading)
-    places = {column: place for place, column in enumerate(columns)}
+    places = {column: place for place, column in enumerate(table.columns)}
     table.problems.sort(key=lambda problem: (problem.line, places.get(problem.column, -1)))
     table.bad_rows.sort(key=lambda row: row.line)
     return table
@@ -203,6 +274,55 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
         problems = [*problems[:_MOST_COLUMNS], more]
     if problems:
         raise TableRefused(problems)
+    return tuple(columns), notes
+
+
+def _mapped(header: Record, pairs: Sequence[Pair]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the names of the columns by a column map, empty for those that go beside; and notes.
+
+    Columns that the map does not name are ours if they have a name of ours.
+
+    Raises:
+        TableRefused: says which pair of the map, or which column, is wrong.
+    """
+    names = [unicodedata.normalize("NFC", name.strip()) for name in header.cells]
+    while names and not names[-1]:
+        names.pop()
+    problems, notes = [], []
+    mapped: dict[int, str] = {}
+    for pair in pairs:
+        try:
+            place = place_of(pair, names)
+            if place in mapped:
+                raise ValueError("names the column of another pair; one column of the table is one of ours")
+        except ValueError as error:
+            problems.append(Problem(0, "columns", f"pair {pair.place} ({pair.ours}) {error}", pair.theirs))
+        else:
+            mapped[place] = pair.ours
+            notes.append(f"column {place + 1} was read as {pair.ours}, as columns says")
+    columns = [""] * len(names)
+    for place, name in enumerate(names):
+        known = mapped.get(place) or column_of(name)
+        if place not in mapped and known in mapped.values():
+            known = ""
+        elif known and known in columns:
+            problems.append(
+                Problem(header.line, known, f"there twice (column {place + 1}); say with columns which", name)
+            )
+        elif not known and nearest_column(name).casefold() == name.casefold() != "":
+            message = f"spelled almost as {nearest_column(name)}; say with columns what it is, or rename it"
+            problems.append(Problem(header.line, f"column {place + 1}", message, name))
+        elif known and place not in mapped and known != name:
+            notes.append(f"column {place + 1} was read as {known}")
+        columns[place] = known
+        if known and place in header.hidden_columns:
+            notes.append(f"column {place + 1} ({known}) is hidden, and counts all the same")
+    if not problems and not any(column in KEYS for column in columns):
+        problems = [Problem(0, "", "no column is one to ask by; map one with columns, as in PatientID = mrn")]
+    if problems:
+        raise TableRefused(problems[:_MOST_COLUMNS])
+    if beside := columns.count(""):
+        notes.append(f"{beside} further column(s) go into the protected linker only")
     return tuple(columns), notes
 
 

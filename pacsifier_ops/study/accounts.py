@@ -50,6 +50,13 @@ LOST = (EXCLUDED, QUARANTINED, MISSING)
 #: The release: the place, beside the stages, where instances can be lost.
 RELEASED = "release"
 
+#: Public reasons of missing instances, by stage. What the archive or a person said stays inside.
+PUBLIC_MISSING = {
+    stages.EXTRACT: "not received from the archive",
+    stages.ANONYMIZE: "not de-identified",
+    RELEASED: "not released",
+}
+
 #: Stages that send to a node.
 SENDING = (stages.UPLOAD, stages.KARNAK_UPLOAD, stages.MOVE)
 
@@ -229,6 +236,8 @@ class StudyAccount:
         gate: findings of the search before the release: `searched`, `patients`, counts, and both lists of findings.
         released: what was released; None: nothing.
         removal: the removal of the identified copy.
+        linker: folder of the protected linker, see `linker`; empty: there is none. linked: number of rows in it, and of
+            those with a series in the data set.
         held_back: identifiers were found in the hand-over report, so it was not put beside the data.
         beyond: released objects that this query table does not ask for: earlier ones did.
         discrepancies: contradictions between records, in words, without values.
@@ -265,6 +274,8 @@ class StudyAccount:
     beyond: int = 0
     discrepancies: list[str] = field(default_factory=list)
     ended: Decision | None = None
+    linker: str = ""
+    linked: tuple[int, int] = (0, 0)
     owners: list[str] = field(default_factory=list)
     approvers: list[str] = field(default_factory=list)
     ethics: str = ""

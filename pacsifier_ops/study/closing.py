@@ -19,6 +19,7 @@ from pacsifier_ops.runs.flow import DELIVERED, FlowLine
 from pacsifier_ops.runs.folder import Run, now, stage_folder, stage_run
 from pacsifier_ops.runs.job import started, summary_of
 from pacsifier_ops.state.tree import marker_of
+from pacsifier_ops.study import linker
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import COUNTS, LOST, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
 from pacsifier_ops.study.chain import Chain, from_archive, from_folder, from_gateway
@@ -61,6 +62,8 @@ def close(run: Run) -> StudyAccount:
         ethics=study.ethics,
         expires=study.expires,
     )
+    if linked := linker.linked(run):
+        account.linker, account.linked = linked.folder, (linked.rows, linked.with_series)
     file_set = account.stage(stages.DICOMDIR)
     if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:
         file_set.verdict = NOTHING_NEW

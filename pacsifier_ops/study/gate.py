@@ -245,14 +245,18 @@ class Gate:
         dates = sorted((folder, sorted(days.items())) for folder, days in self._dates.items())
         return hashlib.sha256(repr(dates).encode()).hexdigest()
 
-    def add_foreign(self, files: Iterable[Mapping[str, Any]], found: GateFindings) -> None:
+    def add_foreign(
+        self, files: Iterable[Mapping[str, Any]], found: GateFindings, own: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Add each file that the de-identification did not make to the findings: it may be of any patient.
 
         Args:
             files: `path` and `sha256` of each file of the data set.
+            own: SHA-256 of the files that the study has made itself, by path.
         """
+        made = {**self._made, **own}
         for file in files:
-            if self._made.get(file["path"]) != file["sha256"]:
+            if made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
 
 

@@ -28,8 +28,15 @@ from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import write_accounts
 from pacsifier_ops.runs.pages import VerdictBox, page
-from pacsifier_ops.study import run as stages
-from pacsifier_ops.study.accounts import MISSING, RELEASED, STATES, UNVERIFIABLE, Loss, StudyAccount, StudySeries
+from pacsifier_ops.study.accounts import (
+    MISSING,
+    PUBLIC_MISSING,
+    STATES,
+    UNVERIFIABLE,
+    Loss,
+    StudyAccount,
+    StudySeries,
+)
 from pacsifier_ops.study.gate import Gate
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, HANDOVER, RELEASED_FOLDER, folder_of
@@ -57,12 +64,6 @@ SERIES_COLUMNS = {
     **dict.fromkeys(STATES, INTEGER),
 }
 
-#: Public reasons of missing instances, by stage. What the archive or a person said stays inside.
-_MISSING = {
-    stages.EXTRACT: "not received from the archive",
-    stages.ANONYMIZE: "not de-identified",
-    RELEASED: "not released",
-}
 _NOT_CONFIRMED = "not confirmed by the node that it was sent to"
 
 
@@ -96,7 +97,7 @@ def write_report(run: Run, account: StudyAccount) -> None:
 def reason_of(loss: Loss) -> str:
     """Return the public reason of a loss, from a fixed list: it holds nothing of the source, or of what people said."""
     if loss.state == MISSING:
-        return _MISSING.get(loss.at, _NOT_CONFIRMED)
+        return PUBLIC_MISSING.get(loss.at, _NOT_CONFIRMED)
     rule, reason = public_reason(loss.state, loss.reason)
     return f"{reason}: {rule}" if rule else reason
 

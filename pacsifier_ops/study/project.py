@@ -35,6 +35,7 @@ from pacsifier_ops.extract.run import Request
 from pacsifier_ops.handover.request import DicomdirRequest, KarnakRequest
 from pacsifier_ops.pseudonyms.run import CUSTOM, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import check_project
+from pacsifier_ops.query import reading
 from pacsifier_ops.query.options import read_options
 from pacsifier_ops.query.reading import CHOICES, Reading
 from pacsifier_ops.runs import options as common
@@ -85,8 +86,8 @@ class Study(Reading, KeptRequest):
     queryfile: str = same(
         Request,
         "queryfile",
-        help="The id of a request from the page Extract (req-…), or the path of a csv or xlsx file below the data "
-        "root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
+        help="The id of a request from the page Extract (req-…), or the path of a csv, xlsx, Parquet or DuckDB file "
+        "below the data root. What is typed here stays in Airflow: where a path could identify somebody, give an id.",
     )
     strict: bool = same(
         Request,
@@ -157,6 +158,13 @@ class Study(Reading, KeptRequest):
     )
     description: str = same(DeidRequest, "description", section=Section.BECOMES)
     license: str = same(DeidRequest, "license", section=Section.BECOMES)
+    linker_days: bool = option(
+        "Days in the linker",
+        "The linker that goes with the data tells the days from each row's anchor_date to the study. Whoever knows "
+        "that day then knows the true date of the study.",
+        Section.BECOMES,
+        default=True,
+    )
     release: str = option(
         "Release",
         "Who or what approves the release of the data set.",
@@ -442,12 +450,15 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         recipients(study["tell"], "it")
     except ConfigError as error:
         yield "tell", str(error).removeprefix("it: ")
-    if not study["queryfile"] and stages.EXTRACT not in without:
+    yield from reading.contradictions(study)
+    if not study["queryfile"] and not study["sql_conn"] and stages.EXTRACT not in without:
         yield "queryfile", "is missing; give the query table, or the id of a request"
     if study["reselect"] and not study["selection"]:
         yield "reselect", "goes with a selection, and there is none; give selection, or remove it"
     if study["selection"] and stages.EXTRACT in without and not study["move"]:
         yield "selection", "is about what the archive has, and the study asks none; remove it"
+    if study["queryfile"] and study["sql_conn"]:
+        yield "sql_conn", "is a database that the table comes from, and queryfile is another table; give one of them"
     if study["release"] == LIMIT and study["release_by"] == ANOTHER:
         yield "release_by", "asks for another person, and release: limit may ask nobody; set release to ask"
     if study["source"] == CUSTOM and not study["mappingfile"]:

@@ -223,6 +223,7 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
         nodes=[account.stage(stage).connection for stage in SENDING if account.stage(stage).verdict != OFF],
         # Only an absolute path becomes a link.
         folder=folder.as_uri() if folder.is_absolute() else "",
+        linker=_linker(account),
         chain=chain(account),
         flow=drawing(account.flow),
         state_bars=[state_bar(account), *_node_bars(account)],
@@ -247,6 +248,13 @@ def render(account: StudyAccount, sheets: Sequence[tuple[int, int, str]] = ()) -
             *(getattr(series, state) for state in STATES),
         ],
     )
+
+
+def _linker(account: StudyAccount) -> str:
+    """Return where the linker is, and how many rows it links."""
+    rows, linked = account.linked
+    there = "; without row ids and columns of others, beside the data" if account.released else ""
+    return f"{linked:,} of {plural(rows, 'row')} linked to series of the data set, in {account.linker}{there}"
 
 
 def _sheets_of(series: StudySeries, sheets: Sequence[tuple[int, int, str]]) -> list[str]:

@@ -7,6 +7,7 @@
 | project.yaml                | set_up     | a copy of the project file                                         |
 | selection.yaml              | set_up     | a copy of the file of the selection, which the stages take         |
 | stages/<run>-<stage>/       | the stage  | the run folder of a stage                                          |
+| linker.json                 | check      | what was linked, see `linker.Linked`                               |
 | output.jsonl                | check      | path, size and SHA-256 of every file of the de-identified data set |
 | identified.jsonl            | check      | the same of the identified files, if they are handed over          |
 | stock.json                  | check      | digest, number and size of the files to be released                |

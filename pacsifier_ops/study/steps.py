@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
 #: Files of the steps in the run's folder. The first step removes them when it begins anew; decisions stay.
-KEPT = ("stages", "output", "identified", "stock", "gate", "released", "removal", "accounts", "summary")
+KEPT = ("stages", "linker", "output", "identified", "stock", "gate", "released", "removal", "accounts", "summary")
 
 
 def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: str = "") -> Study:
@@ -179,8 +179,11 @@ def _remembered(study: Study) -> Iterator[dict[str, Any]]:
                 write_json(path, now)
 
 
-def check(run: Run, cancelled: Any = never) -> dict[str, int]:
-    """Take stock of the data set, and search all of it for identifiers of the cohort.
+def check(run: Run, cancelled: Any = never, secret: str = "") -> dict[str, int]:
+    """Write the linker, take stock of the data set, and search all of it for identifiers of the cohort.
+
+    Args:
+        secret: secret of the project, where it is stored elsewhere (see `pseudonyms.secret`).
 
     Returns:
         Counts: files, bytes, findings that block the release, and findings that need a waiver.
@@ -190,15 +193,19 @@ def check(run: Run, cancelled: Any = never) -> dict[str, int]:
         StorageError: it cannot be read, or the state root cannot be written.
         Cancelled: `cancelled` returned True.
     """
-    run.forget(("output", "identified", "stock", "gate", "released", "removal"))
-    study, stock = Study.of(run), take_stock(run, cancelled)
+    from pacsifier_ops.study import linker
+
+    run.forget(("linker", "output", "identified", "stock", "gate", "released", "removal"))
+    study = Study.of(run)
+    linked = linker.write(run, secret) if study.has(stages.ANONYMIZE) else None
+    stock = take_stock(run, cancelled)
     list_originals(run, cancelled)
     if not study.has(stages.ANONYMIZE):  # identified files are known to hold identifiers
         return {"files": stock.files, "bytes": stock.bytes}
     root = folder_of(study, DEIDENTIFIED_FOLDER)
     gate = Gate.of(run, root)
     found = gate.search(root, (file["path"] for file in listed(run)), cancelled)
-    gate.add_foreign(listed(run), found)
+    gate.add_foreign(listed(run), found, linked.digests if linked else {})
     with storage_errors("the state root"):
         write_json(run.folder / "gate.json", {**vars(found), "counts": dict(found.counts)})
     return {

@@ -36,7 +36,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message, Receive, Scope, Send
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.errors import ConfigError, InputError, NotApproved, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, NotApproved, PacsifierError, PathRefused
 from pacsifier_ops.extract import intake
 from pacsifier_ops.extract.choosing import lists_of
 from pacsifier_ops.extract.steps import counts
@@ -187,7 +187,7 @@ async def take_in(request: Request, user: StarterDep, session: SessionDep) -> JS
     await run_in_threadpool(runs.forget_unstarted, session)
     try:
         taken = await run_in_threadpool(intake.check_and_keep, data, options)
-    except ConfigError as error:
+    except (ConfigError, PathRefused) as error:
         raise HTTPException(400, f"{error}.") from None
     if not taken.request:
         return JSONResponse(taken.as_json(), 422)

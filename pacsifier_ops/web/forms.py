@@ -17,7 +17,7 @@ from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError
 from pacsifier_ops.base.options import IN_FORM, Option, Section, data_path, params_of, request_of, standing
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.base.words import clock, plural
-from pacsifier_ops.extract.requests import reading_options, table_path
+from pacsifier_ops.extract.requests import given_table, reading_options, table_path
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.folder import kept_requests
@@ -109,8 +109,8 @@ def _check_extract(conf: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark.of("window", error)
     yield from _check_selection(conf)
     try:
-        table = table_path(conf["queryfile"])
-        request = request_of(Request, conf, queryfile=table, **reading_options(conf["queryfile"], conf))
+        table = given_table(conf["queryfile"] or "", conf["sql_conn"])
+        request = request_of(Request, conf, queryfile=table or "", **reading_options(conf["queryfile"] or "", conf))
         check_consistent(request, conf["destination"] or None)
     except PacsifierError as error:
         yield Remark("", str(error))
@@ -133,7 +133,7 @@ def _check_study(conf: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark.of(option, message)
     yield from _check_selection(conf)
     try:
-        table_path(conf["queryfile"] or "")
+        given_table(conf["queryfile"] or "", conf["sql_conn"])
     except PacsifierError as error:
         yield Remark("", str(error))
 
@@ -243,9 +243,10 @@ def remarks(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
     return [Remark("out_directory", message)]
 
 
-def _users_of(folder: Path, queryfile: str) -> Iterator[str]:
+def _users_of(folder: Path, queryfile: str | None) -> Iterator[str]:
     """Yield the times of the starts of runs that were for the same folder, and other tables."""
-    own, root = {queryfile, str(table_path(queryfile))}, settings.data_root().resolve()
+    own = {queryfile, str(table_path(queryfile))} if queryfile else set()
+    root = settings.data_root().resolve()
     for request in kept_requests():
         of_study = request.get("folder") or f"studies/{request['project']}" if "without" in request else ""
         used = request.get("out_directory") or of_study

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.extract.arrival import rows_of
@@ -185,7 +187,7 @@ REJECTED = {
     "no good row": ({"a.csv": "StudyDate\nlast year\n"}, "a.csv: line 2, StudyDate: "),
     "strict": ({"a.csv": f"{TABLE}\\\n", "a.yaml": "strict: true"}, "a.csv: line 3, PatientID: "),
     "no workbook": ({"a.xlsx": "PK\x03\x04"}, "a.xlsx: cannot be read as an .xlsx workbook"),
-    "no table": ({"a.docx": "x"}, "a.docx: neither a query table (.csv, .xlsx) nor an options file (.yaml)"),
+    "no table": ({"a.docx": "x"}, "a.docx: neither a query table (.csv, .xlsx, .parquet, .duckdb) nor an options file"),
     "two tables": ({"a.csv": TABLE, "A.xlsx": "x"}, "A.xlsx, a.csv: have the same name"),
     "two options": ({"a.csv": TABLE, "a.yaml": "", "a.yml": ""}, "a.csv, a.yaml, a.yml: have the same name"),
     "unknown key": ({"a.csv": TABLE, "a.yaml": "\nmax_serie: 3"}, "a.yaml: line 2: max_serie is not known (did you"),
@@ -518,3 +520,32 @@ def test_a_selection_is_checked_when_it_is_handed_in(tmp_path: Path, monkeypatch
     assert ["bad.yaml: line 1, anchor" in reason for reason in reasons("selection: bad.yaml\n")] == [True]
     assert ["leads outside" in reason for reason in reasons("selection: ../good.yaml\n")] == [True]
     assert ["goes with a selection" in reason for reason in reasons("reselect: true\n")] == [True]
+
+
+def test_tables_with_types_and_queries_by_night(folders: Folders, tmp_path: Path) -> None:
+    """A Parquet file with a column map, a query over it, and a project whose table comes from a database."""
+    table = pyarrow.table({"mrn": ["ZQX-71830-KW", "YVJ-55912-ZS"], "ward": ["A", "B"]})
+    put(folders.inbox, "a.parquet", "b.parquet")
+    for name in ("a", "b"):
+        parquet.write_table(table, folders.inbox / f"{name}.parquet")
+        os.utime(folders.inbox / f"{name}.parquet", (0, 0))
+    (tmp_path / "data" / "ward.sql").write_text("select mrn as PatientID from source where ward = 'A'")
+    put(folders.inbox, "a.yaml", text="columns: PatientID = mrn\n")
+    put(folders.inbox, "b.yaml", text="sql: ward.sql\n")
+    starts = night(folders).starts
+    asked = sorted(tuple(row.keys["PatientID"] for row in rows_of(one.conf["queryfile"], None)) for one in starts)
+    assert asked == [("ZQX-71830-KW",), ("ZQX-71830-KW", "YVJ-55912-ZS")]
+    assert not any({"columns", "sql"} & one.conf.keys() for one in starts)
+    for name, text in (
+        ("c", "columns: PatientID\n"),
+        ("d", "sql: ../../outside.sql\n"),
+        ("e", "sql_conn: omop\nsql: ward.sql\n"),
+    ):
+        put(folders.inbox, f"{name}.csv", text=TABLE)
+        put(folders.inbox, f"{name}.yaml", text=text)
+    assert {one.run_id for one in night(folders, NEXT).starts} == {one.run_id for one in starts}  # they have not begun
+    reasons = " ".join(path.read_text() for path in folders.rejected.glob("*/reasons.txt"))
+    assert "pair 1 is not understood" in reasons and "leads outside" in reasons and "a table was handed in" in reasons
+    project(folders, "omop", "sql_conn: omop\nsql: ward.sql\n")
+    (start,) = projects(folders, Runs()).starts
+    assert start.conf == {"out_directory": "results/omop", "sql_conn": "omop", "sql": "ward.sql"}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
@@ -43,7 +46,7 @@ def test_a_small_cohort_from_the_archive_to_a_node(airflow: Airflow, tmp_path: P
     told = {waits.message.about: waits.message for waits in outbox.waiting()}
     assert set(told) == {"released", "complete"} and {one.project for one in told.values()} == {"p"}
     assert told["complete"].counts["deidentified"] == len(files)
-    assert told["released"].counts["new"] == len(files) + 6  # and its tables and card
+    assert told["released"].counts["new"] == len(files) + 8  # and its tables, card and linker
     key, extra = releases()
     assert key.startswith("p/20")
     assert (extra["project"], extra["new"]) == ("p", extra["files"])
@@ -105,3 +108,51 @@ def releases() -> tuple[str, dict[str, Any]]:
         events = select(AssetEvent.partition_key, AssetEvent.extra).where(AssetEvent.asset_id.in_(of))
         key, extra = session.execute(events.order_by(AssetEvent.id.desc())).first() or ("", {})
     return str(key), dict(extra)
+
+
+@pytest.mark.slow
+def test_a_cohort_of_a_database_and_its_linker(airflow: Airflow, tmp_path: Path, state_root: Path) -> None:
+    files = airflow_home.build(tmp_path / "pacs")
+    database = tmp_path / "hospital.db"
+    patients = [airflow_home.KUNIGUNDE, airflow_home.ZEBEDAEUS, airflow_home.THEOBALD]
+    with closing(sqlite3.connect(database)) as made, made:
+        made.execute("create table operations (mrn text, fallnummer_xq integer, op_tag_xq date, operateur_xq text)")
+        rows = [
+            (one["patient_id"], 4711081500 + n, f"1994-01-0{n + 1}", "Sauerbruch-Xq") for n, one in enumerate(patients)
+        ]
+        made.executemany("insert into operations values (?, ?, ?, ?)", rows)
+    (airflow.data / "operations.sql").write_text(
+        "select mrn as PatientID, fallnummer_xq as row_id, replace(op_tag_xq, '-', '') as anchor_date, operateur_xq\n"
+        "from operations -- of the ward Quarantaenestation\n"
+    )
+    (airflow.data / "broken.sql").write_text("select Sauerbruch_Xq from operations")
+    (airflow.data / "changing.sql").write_text("delete from operations")
+    connection = {"conn_type": "sqlite", "host": str(database)}
+    columns = "PatientID = PatientID"
+    with EmbeddedPacs() as pacs, pytest.MonkeyPatch.context() as patch:
+        pacs.add(files)
+        airflow.connect(pacs)
+        patch.setenv("AIRFLOW_CONN_HOSPITAL", json.dumps(connection))
+        asked = {"queryfile": None, "sql_conn": "hospital", "columns": columns}
+        unnamed = airflow.run(sql="operations.sql", **asked)
+        assert unnamed.tasks["prepare"] == {-1: "failed"}  # nobody has said that tables may come from it
+        patch.setenv("PACSIFIER_DATABASES", "hospital")
+        for name in ("broken.sql", "changing.sql"):
+            assert airflow.run(sql=name, **asked).tasks["prepare"] == {-1: "failed"}
+        run = study(airflow, sql="operations.sql", **asked)
+        assert run.state == "success"
+        with closing(sqlite3.connect(database)) as made:
+            assert made.execute("select count(*) from operations").fetchone() == (3,)
+    [home] = (state_root / "projects" / "p" / "data_sets").iterdir()
+    linked = pd.read_parquet(home / "linker.parquet")
+    assert {(line.row_id, line.anchor_date, line.operateur_xq) for line in linked.itertuples()} == {
+        (str(row_id), day.replace("-", ""), who) for _, row_id, day, who in rows
+    }
+    assert sorted(linked.days) == [-8, -8, 88, 519]  # 24 December, 31 March, and 6 June of the year after
+    # Neither values nor names of columns nor the query are in Airflow, or beside the data.
+    words = {"Sauerbruch-Xq", "operateur_xq", "fallnummer_xq", "op_tag_xq", "Quarantaenestation", "Sauerbruch_Xq"}
+    words |= {str(4711081500 + n) for n in range(3)} | airflow_home.identifiers(files)
+    assert airflow_home.traces(airflow.home, words) == []
+    assert airflow_home.traces(airflow.data / "studies" / "p" / "released", words) == []
+    told = [path.read_text() for path in state_root.glob("runs/**/problems.txt")]
+    assert sum("no such column" in text and "Sauerbruch_Xq" in text for text in told) == 1

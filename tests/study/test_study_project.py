@@ -33,13 +33,18 @@ def test_the_example_shows_every_key_and_can_be_used(tmp_path: Path) -> None:
     study = Study(**read_project(EXAMPLE))
     study.check()
     every = tmp_path / "every.yaml"
-    every.write_text(re.sub(r"^# (\w+: )", r"\1", text, flags=re.MULTILINE).replace("source: de-id", "source: custom"))
-    assert set(read_project(every)) == set(OPTIONS)
+    text = re.sub(r"^# (?!sheet|sql_conn)(\w+: )", r"\1", text, flags=re.MULTILINE)  # a query of a database has neither
+    every.write_text(text.replace("source: de-id", "source: custom"))
+    assert set(read_project(every)) == set(OPTIONS) - {"sheet", "sql_conn"}
 
 
 WRONG = {
     "recipient": ({"tell": "anna@x.ch, Ben <b@x.ch>"}, "tell: recipient 2 is neither a mail address nor the id"),
     "no table": ({"queryfile": ""}, "queryfile: is missing"),
+    "two tables": ({"sql_conn": "omop", "sql": "a.sql"}, "sql_conn: is a database that the table comes from"),
+    "no query": ({"sql_conn": "omop"}, "sql_conn"),
+    "map": ({"columns": "PatientID"}, "columns: pair 1 is not understood"),
+    "query outside": ({"sql": "../a.sql"}, "sql: leads outside the data root"),
     "outside": ({"folder": "../elsewhere"}, "folder: leads outside the data root"),
     "project": ({"project": "a/b"}, "project: "),
     "window": ({"window": "from eight"}, "window: "),

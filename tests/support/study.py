@@ -12,6 +12,7 @@ from pacsifier_ops.convert.request import ConvertRequest
 from pacsifier_ops.deid import steps as deid
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.extract import steps as extraction
+from pacsifier_ops.extract.requests import reading_options
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.handover import dicomdir, dumps, karnak
 from pacsifier_ops.handover.account import ToolAccount
@@ -54,7 +55,8 @@ class StudyRun:
 
     def __post_init__(self) -> None:
         self.data.mkdir(exist_ok=True)
-        write_table(self.data / "table.csv", self.rows)
+        if self.rows:
+            write_table(self.data / "table.csv", self.rows)
         given = {"project": "p", "queryfile": "table.csv", "profile": "default", **self.given}
         self.study = steps.set_up(self.run, given, None)
 
@@ -66,9 +68,9 @@ class StudyRun:
 
     def fetch(self) -> None:
         stage, params = stage_run(self.run, EXTRACT), self.params(EXTRACT)
-        selection = str(self.data / params["selection"]) if params["selection"] else ""
-        out = self.data / params["out_directory"]
-        request = Request(self.data / "table.csv", out, info=True, selection=selection, reselect=params["reselect"])
+        more: dict[str, Any] = {"selection": str(self.data / params["selection"]) if params["selection"] else ""}
+        more |= {"reselect": params["reselect"], **reading_options("", params)}
+        request = Request(self.data / self.study.queryfile, self.data / params["out_directory"], info=True, **more)
         for batch in extraction.prepare(stage, request, self.node):
             extraction.find(stage, self.node, batch)
         for unit in extraction.plan(stage, self.node).units:

@@ -108,7 +108,7 @@ def test_the_page_is_in_the_menu_and_names_line_column_and_cell(up: Up, tmp_path
         browser.open(up.url)
         browser.log_in(local.USER, local.password(up.home))
         browser.click("a", "Extract", exact=True)
-        browser.wait_for("label", "Choose a csv or xlsx file")
+        browser.wait_for("label", "Choose a csv, xlsx, Parquet or DuckDB file")
         browser.choose("#table", tmp_path / "table.csv")
         browser.wait_for("#said", "1 row can be asked, 1 row has a problem.")
         browser.wait_for("#problems tr", "Line 2, StudyDate no such day in the calendar; correct the date 20150231")

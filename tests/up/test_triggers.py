@@ -91,7 +91,7 @@ def test_through_the_form(up: Up, browser: Browser, picture: Any) -> None:
 
 def test_through_the_intake_page(up: Up, browser: Browser, tmp_path: Path) -> None:
     browser.click("a", "Extract", exact=True)
-    browser.wait_for("label", "Choose a csv or xlsx file")
+    browser.wait_for("label", "Choose a csv, xlsx, Parquet or DuckDB file")
     table = tmp_path / "table.csv"
     table.write_text(BAD)
     browser.choose("#table", table)

@@ -4,7 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const { base, api, largest } = $("page").dataset;
 const EXTRACT = "pacsifier_extract";
-const reading = ["date_format", "match", "sheet", "hidden_rows"];
+const reading = ["date_format", "match", "sheet", "hidden_rows", "columns", "sql"];
 let taken = null; // the table, as the server has understood it; of a run that is repeated, its id alone
 let ofTable = {}; // how the table of a repeated run is read
 let handed = null; // the chosen file; it is sent again when an option of reading changes
