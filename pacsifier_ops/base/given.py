@@ -197,5 +197,5 @@ def yaml_of(data: bytes) -> yaml.Node | None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)  # the text of the error quotes the file
         line = mark.line + 1 if mark else 0
-        raise Unusable("is not YAML; check indentation, colons and quotes", line) from None
+        raise Unusable("is not YAML; check indentation, quotes, and colons, which a blank follows", line) from None
     return node

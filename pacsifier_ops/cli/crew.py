@@ -243,7 +243,7 @@ def print_result(run: Run, log_folder: Path, account: RunAccount, error: Excepti
         f"{account.verdict}: {asked}{totals['series']} series; of {totals['expected']} images expected "
         f"{totals['present']} were there, {totals['received']} {arrived}, {totals['missing']} missing"
         + (f"; {totals['bad_files']} bad file(s)" if account.bad_files else "")
-        + (f"; {several} row(s) with several studies, all included" if several else "")
+        + (f"; {several} row(s) with several studies{'' if account.selection else ', all included'}" if several else "")
     )
     print(f"log:    {log_folder}/logs/pacsifier_log.csv")
     print(f"report: {run.report}", flush=True)

@@ -145,7 +145,7 @@ def check_rows(table: QueryTable, selection: Selection | None) -> None:
 
     good = []
     for row in table.rows:
-        problem = _problem(row, selection)
+        problem = _problem(row, selection, ANCHOR in table.columns)
         if problem is None:
             good.append(row)
             continue
@@ -158,8 +158,12 @@ def check_rows(table: QueryTable, selection: Selection | None) -> None:
     table.bad_rows.sort(key=lambda row: row.line)
 
 
-def _problem(row: QueryRow, selection: Selection | None) -> tuple[str, str, str] | None:
-    """Return column, message and value of what is wrong with a row; None if nothing is."""
+def _problem(row: QueryRow, selection: Selection | None, anchors: bool) -> tuple[str, str, str] | None:
+    """Return column, message and value of what is wrong with a row; None if nothing is.
+
+    Args:
+        anchors: whether the table has a column of anchors.
+    """
     if selection is None:
         if row.selection:
             return SELECTION, "names a set of rules, and the run has no selection; give the option selection", ""
@@ -170,6 +174,11 @@ def _problem(row: QueryRow, selection: Selection | None) -> tuple[str, str, str]
             message = f"no set of the selection{meant(row.selection, selection)}; there are {known}"
             return SELECTION, message, row.selection
         return SELECTION, f"names no set, and the selection has none called {DEFAULT}; name one", ""
+    if rules.needs_anchor and not anchors:
+        message = (
+            "the table has no such column, and the selection counts days from it; say with columns which one it is"
+        )
+        return ANCHOR, message, ""
     if rules.needs_anchor and not row.anchor:
         return ANCHOR, "is empty, and the selection counts days from it; give the date", ""
     return None

@@ -10,11 +10,12 @@ from typing import Any
 
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.extract.requests import confined_options, take_in
+from pacsifier_ops.query.keys import ACCEPT, ANCHOR, ROW_ID, SELECTION
 from pacsifier_ops.query.problems import Problem, TableRefused, readable
 from pacsifier_ops.query.reading import Reading, given
 from pacsifier_ops.query.records import LARGEST_UNPACKED, is_workbook
 from pacsifier_ops.query.sql import is_database, is_parquet
-from pacsifier_ops.query.table import QueryTable, parse_query_table
+from pacsifier_ops.query.table import QueryRow, QueryTable, parse_query_table
 
 #: Maximum number of lines of a table, and of its bytes.
 LINES, LARGEST = 200_000, 16 * 2**20
@@ -60,8 +61,17 @@ class Intake:
                 {"message": remark, "count": len(lines), "lines": lines[:SHOWN]} for remark, lines in remarks.items()
             ],
             "repeats": [{"line": line, "same_as": first} for line, first in repeats[:SHOWN]],
-            "preview": [{"line": row.line, "keys": row.keys, "new_id": row.new_id} for row in rows[:SHOWN]],
+            "preview": [
+                {"line": row.line, "keys": row.keys, "beside": _beside(row), "new_id": row.new_id}
+                for row in rows[:SHOWN]
+            ],
         }
+
+
+def _beside(row: QueryRow) -> dict[str, str]:
+    """Return what a row says without asking for it, by column; what is empty is left out."""
+    said = {ACCEPT: row.accept_patient_id_of, ANCHOR: row.anchor, SELECTION: row.selection, ROW_ID: row.row_id}
+    return {column: text for column, text in said.items() if text}
 
 
 def check_and_keep(data: bytes, options: Mapping[str, str] | None = None) -> Intake:

@@ -123,7 +123,8 @@ _CODES = ("Modality", MODALITIES, "PatientSex")
 _CODE = re.compile(r"[A-Z0-9_ *?]+")
 _NOTHING = re.compile(r"[*?^=,\\\s]*")
 
-_DATE_FORM = "write the date as YYYYMMDD, without wildcards, or say with date_format how the table has it"
+#: How a date is to be written, where no `date_format` is given.
+DATE_FORM = "write the date as YYYYMMDD, without wildcards, or say with date_format how the table has it"
 _TIME_FORM = "write the time as HH, HHMM or HHMMSS, with all leading zeros and without wildcards"
 
 
@@ -176,7 +177,7 @@ def date_range(text: str) -> tuple[str, str]:
     for end in filter(None, ends):
         parts = _DATE.fullmatch(end)
         if not parts:
-            raise ValueError(f"not a date; {_DATE_FORM}")
+            raise ValueError(f"not a date; {DATE_FORM}")
         try:
             datetime.date(*map(int, parts.groups()))
         except ValueError:
@@ -213,7 +214,7 @@ def check_day(text: str) -> str:
         ValueError: it is none, or a range of days; gives the reason, without the value.
     """
     if "-" in text:
-        raise ValueError(f"a range is not allowed here; {_DATE_FORM}")
+        raise ValueError(f"a range is not allowed here; {DATE_FORM}")
     return date_range(text)[0]
 
 

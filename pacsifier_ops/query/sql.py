@@ -95,7 +95,7 @@ def records_of_query(path: Path, sql: Path) -> TypedRecords:
     except TableRefused:
         raise
     except duckdb.Error as error:
-        raise _refused(_told(error)) from None
+        raise _refused(_told(error), _said(error)) from None
     except Exception:  # Arrow raises what DuckDB does while rows are read, as exceptions of its own
         raise _refused("failed while its rows were read; try it in DuckDB itself") from None
 
@@ -151,8 +151,14 @@ def _told(error: Any) -> str:
         (duckdb.InvalidInputException, "does something else than to select, or the file is damaged"),
     )
     why = next((told for kind, told in kinds if isinstance(error, kind)), "failed")
-    return f"{why}; try it in DuckDB itself"
+    line = re.search(r"^LINE ([0-9]+):", str(error), re.MULTILINE)
+    return f"{why}{f', line {line[1]}' if line else ''}; try it in DuckDB itself"
 
 
-def _refused(why: str) -> TableRefused:
-    return TableRefused([Problem(0, "sql", why)])
+def _said(error: Any) -> str:
+    """Return what DuckDB says, for the author of the query: a sentence, without the kind of error before it."""
+    return str(error).partition("Error: ")[2].partition("\n")[0]
+
+
+def _refused(why: str, said: str = "") -> TableRefused:
+    return TableRefused([Problem(0, "sql", why, said)])

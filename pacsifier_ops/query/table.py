@@ -19,6 +19,7 @@ from pacsifier_ops.query.keys import (
     ACCEPT,
     ANCHOR,
     COLUMNS,
+    DATE_FORM,
     KEYS,
     NEW_IDS,
     NO_KEYS,
@@ -43,6 +44,8 @@ from pacsifier_ops.query.typed import records_of_parquet
 _MOST_COLUMNS = 20
 #: Maximum number of columns that are looked at one by one: a file of commas has millions.
 _WIDEST = 1000
+#: What to do about a column with a name of its own.
+_MAP = "delete the column, or say with columns which are ours, as in PatientID = mrn: the others pass"
 #: Columns whose cells may be dates, times and numbers in a workbook.
 _NUMBERED = {column for column, key in KEYS.items() if key.vr in ("DA", "TM", "IS")} | {ANCHOR}
 #: Columns of dates.
@@ -259,7 +262,7 @@ def _columns(header: Record) -> tuple[tuple[str, ...], list[str]]:
             problems.append(Problem(header.line, f"column {number}", "has no name; name it or remove it"))
         elif not column:
             near = nearest_column(name)
-            advice = f"did you mean {near}?" if near else f"delete the column; known are {', '.join(COLUMNS)}"
+            advice = f"did you mean {near}? Else {_MAP}" if near else f"{_MAP}; known are {', '.join(COLUMNS)}"
             problems.append(Problem(header.line, f"column {number}", f"not known; {advice}", name))
         elif column in columns[: number - 1]:
             problems.append(Problem(header.line, column, f"there twice (column {number}); remove one", name))
@@ -442,6 +445,11 @@ def _verdict(reading: Reading, column: str, text: str) -> tuple[str, str]:
         text = reading.dicom_dates(text) if column in _DATES else text
         return check_day(text) if column == ANCHOR else check_cell(column, text), ""
     except ValueError as error:
+        if column in _DATES and reading.date_format:
+            as_given = (
+                f"write the date as {reading.date_format}, as date_format says, or as YYYYMMDD, without a time of day"
+            )
+            return "", str(error).replace(DATE_FORM, as_given)
         return "", str(error)
 
 

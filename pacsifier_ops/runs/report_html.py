@@ -279,7 +279,10 @@ def _counts(account: RunAccount, words: _Words) -> list[tuple[object, object, ob
         if account.selection:
             lines += _selected(account)
         if several := int(totals["rows_with_several_studies"]):
-            lines.append(("With several studies", several, "rows that found more than one study; all of them count"))
+            more = (
+                "of which more than one study was selected" if account.selection else "that found more than one study"
+            )
+            lines.append(("With several studies", several, f"rows {more}; all of them count"))
     expected = words.expected + (f"; none for {without:,} series" if without else "")
     lines += [
         ("Found", len(account.series), "series, each counted once"),

@@ -284,7 +284,12 @@ def _progress_bars(progress: Progress, summary: Mapping[str, Any]) -> Iterator[B
     if rows:
         yield Bar.of("Rows of the query table", plural(sum(rows.values()), "row"), _parts(rows))
     if several := summary.get("totals", {}).get("rows_with_several_studies"):
-        yield f"{plural(several, 'row')} found several studies, all of which are included."
+        included = (
+            "were left with several studies"
+            if progress.left_out
+            else "found several studies, all of which are included"
+        )
+        yield f"{plural(several, 'row')} {included}."
     if progress.left_out:
         selected, so_far = sum(series.values()), "" if progress.planned else " so far"
         out = sorted(progress.left_out.items(), key=lambda one: -one[1])

@@ -48,6 +48,7 @@ def test_a_good_table_is_kept_unchanged_and_shown_as_it_was_read(state_root: Pat
     assert first == {
         "line": 2,
         "keys": {"PatientID": "007", "StudyDate": "20200101-20200131", "Modality": "CT"},
+        "beside": {},
         "new_id": "sub7",
     }
     assert second["keys"] == {"Modality": "MR"} and taken["repeats"] == [{"line": 5, "same_as": 2}]
@@ -58,10 +59,19 @@ def test_a_good_table_is_kept_unchanged_and_shown_as_it_was_read(state_root: Pat
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_a_row_says_beside_is_shown_as_it_was_read(state_root: Path) -> None:
+    said = {"date_format": "DD.MM.YYYY", "columns": "PatientID = mrn, anchor_date = operation, row_id = case"}
+    taken = take("mrn;operation;case;ward\n7;12.05.2015;K-1;A\n8;;;B\n", **said)
+    assert taken["columns"] == ["PatientID", "anchor_date", "row_id"]
+    assert [row["beside"] for row in taken["preview"]] == [{"anchor_date": "20150512", "row_id": "K-1"}, {}]
+
+
 def test_options_for_reading_a_table_are_kept_with_it(state_root: Path) -> None:
     said = {"date_format": "DD.MM.YYYY", "match": "exact"}
     taken = take("Patient ID;StudyDate\nA*1;12.05.2015\n2;05/12/2015\n", **said, sheet="")
-    assert taken["preview"] == [{"line": 2, "keys": {"PatientID": "A*1", "StudyDate": "20150512"}, "new_id": ""}]
+    assert taken["preview"] == [
+        {"line": 2, "keys": {"PatientID": "A*1", "StudyDate": "20150512"}, "beside": {}, "new_id": ""}
+    ]
     assert taken["notes"] == ["column 1 was read as PatientID"]
     [problem] = taken["problems"]
     assert (problem["line"], problem["column"], problem["value"]) == (3, "StudyDate", "05/12/2015")

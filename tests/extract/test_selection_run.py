@@ -173,6 +173,9 @@ def test_rows_without_what_the_selection_needs_are_bad(pacs: EmbeddedPacs, tmp_p
     assert "anchor_date: is empty" in account.rows[1].reason
     assert "did you mean others?" in account.rows[3].reason
     assert [row.studies for row in account.rows] == [1, 0, 1, 0, 0]
+    rows_without = [{"PatientID": "P1", "selection": name} for name in ("", "others")]
+    unanchored = extract(node_of(pacs), rows_without, tmp_path / "none", selection=str(rules), retrieve="none")
+    assert "the table has no such column" in unanchored.rows[0].reason and unanchored.rows[1].state == "found"
     without = extract(node_of(pacs), [*rows[:1], rows[3]], tmp_path / "two", retrieve="none")
     assert [row.state for row in without.rows] == ["found", "bad"]
     with pytest.raises(ConfigError, match="reselect applies to a selection only"):

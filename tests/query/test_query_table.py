@@ -122,7 +122,23 @@ def test_columns_are_those_of_pacsifier() -> None:
     ],
 )
 def test_unknown_column_gets_the_nearest_known(name: str, near: str) -> None:
-    assert refused(f"StudyDate,{name}\n20150512,1\n") == [(1, "column 2", f"not known; did you mean {near}?")]
+    [(line, column, message)] = refused(f"StudyDate,{name}\n20150512,1\n")
+    assert (line, column) == (1, "column 2") and message.startswith(f"not known; did you mean {near}? Else delete")
+
+
+def test_columns_of_ones_own_lead_to_the_column_map() -> None:
+    for _, _, message in refused("hospital number,ward\n1,2\n"):
+        assert "say with columns which are ours, as in PatientID = mrn" in message
+
+
+def test_a_date_in_another_form_than_was_said_names_that_form() -> None:
+    bad = read("StudyDate\n20.05.2015\n05/20/2015 08:00\n01/02/2015\n", date_format="MM/DD/YYYY")
+    assert [(one.line, "write the date as MM/DD/YYYY, as date_format says" in one.message) for one in bad.problems] == [
+        (2, True),
+        (3, True),
+    ]
+    [problem] = read("StudyDate,PatientID\n20.05.2015,1\n20150520,1\n").problems
+    assert "or say with date_format" in problem.message
 
 
 def test_columns_as_people_write_them() -> None:

@@ -300,6 +300,18 @@ def test_a_query_over_a_database(tmp_path: Path) -> None:
     ]
 
 
+def test_a_query_that_fails_tells_its_line_and_its_author_what_duckdb_says(tmp_path: Path) -> None:
+    path = database(tmp_path, "CREATE TABLE person (mrn VARCHAR)")
+    for text, told, said in (
+        ("SELECT\n mrn AS PatientID\nFROMM person", "is no SQL that DuckDB understands, line 3;", "syntax error"),
+        ("SELECT\n mnr AS PatientID\nFROM person", "names a column that is not there, or mixes types", "mnr"),
+    ):
+        with pytest.raises(TableRefused) as caught:
+            read_query_table(path, Reading(sql=asked(tmp_path, text)))
+        assert told in str(caught.value) and said not in str(caught.value)
+        assert said in caught.value.shown()
+
+
 def test_a_query_over_csv_and_parquet(tmp_path: Path) -> None:
     sql = asked(tmp_path, "select PatientID from source where kind = 'x'")
     (tmp_path / "table.csv").write_text("PatientID;kind\n007;x\n008;y\n")

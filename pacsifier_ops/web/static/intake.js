@@ -83,7 +83,7 @@ async function take(file) {
 }
 
 function verdict() {
-  if (!taken.request) return "it cannot be used as it is. Mend it and choose it again.";
+  if (!taken.request) return "it cannot be used as it is. Say above how it is to be read, or mend it and choose it again.";
   const parts = [`${count(taken.rows, "row", "rows")} can be asked`];
   if (taken.bad_rows) parts.push(`${count(taken.bad_rows, "row has a problem", "rows have problems")}`);
   if (taken.repeated_rows) parts.push(`${count(taken.repeated_rows, "row repeats", "rows repeat")} an earlier one`);
@@ -117,7 +117,7 @@ function preview() {
   const pseudonyms = taken.columns.includes("new_ids");
   const rows = taken.preview.map((row) => [
     row.line,
-    ...columns.map((column) => row.keys[column] ?? ""),
+    ...columns.map((column) => row.keys[column] ?? row.beside[column] ?? ""),
     ...(pseudonyms ? [row.new_id] : []),
   ]);
   $("preview").replaceChildren(
@@ -219,6 +219,9 @@ async function post(address, body) {
   });
 }
 
+// A message as a sentence. The name of a file stays as it is.
+const sentence = (text) => (/^\S*[./_]\S/.test(text) ? text : `${text[0].toUpperCase()}${text.slice(1)}`);
+
 // Whether a run of this conf would get as far as the PACS. What speaks against it is shown, and where.
 async function check() {
   if (!taken?.request) return false;
@@ -230,7 +233,7 @@ async function check() {
   for (const one of [...problems, ...remarks]) {
     const place = one.option && $(`${job()}-${one.option}-wrong`);
     if (place) {
-      place.textContent = `${place.textContent} ${one.message[0].toUpperCase()}${one.message.slice(1)}.`.trim();
+      place.textContent = `${place.textContent} ${sentence(one.message)}.`.trim();
       place.closest("details")?.setAttribute("open", "");
     } else $("remarks").append(element("li", `${one.message.replace(/\.$/, "")}.`));
   }
@@ -277,6 +280,8 @@ async function countFirst() {
   const say = (...what) => $("counted").replaceChildren(...what);
   const table = taken.request;
   try {
+    await look();
+    if ($(`${job()}-selection-wrong`)?.textContent) return say(note("It was not counted: see what is wrong with the selection."));
     const { queryfile, pacs, search, config, strict, selection, reselect, out_directory } = conf();
     const asked = { queryfile, pacs, search, config, strict, selection, reselect };
     const only = { ...asked, ...ofTable, retrieve: "none", info: false };
@@ -318,7 +323,7 @@ function countLines(counts) {
     counts.gigabytes < 1 ? about(1000 * counts.gigabytes, "MB") : about(counts.gigabytes, "GB"),
     counts.hours < 1 ? about(60 * counts.hours, "minutes") : about(counts.hours, "hours"),
   ];
-  const list = element("ul", "", ...counts.sentences.map((text) => element("li", `${text}.`)));
+  const list = element("ul", "", ...counts.sentences.map((text) => element("li", `${sentence(text)}.`)));
   const over = counts.over.map((text) => note(`Beyond a limit: ${text}; somebody has to approve it, or the run ends.`));
   return [Object.assign(element("p", line.join(" → ")), { className: "sum" }), list, ...over];
 }
