@@ -192,8 +192,12 @@ def _show(run: Path, demo: Demo) -> None:
     print(f"\nreleased  {released.relative_to(REPO)}, with the report that goes with it in report/")
     if images.exists():
         print(f"NIfTI     {images.relative_to(REPO)}, {sum(1 for _ in images.rglob('*.nii.gz'))} images")
+    for linker in (HOME / "state" / "projects" / demo.project / "data_sets").glob("*/linker.csv"):
+        print(f"linker    {linker.relative_to(REPO)}, which is not shared; released/ has one without row ids")
     print(f"identified {(demo.folder / 'identified').relative_to(REPO)}, which is not shared")
     print(f"report    {(run / 'report.html').relative_to(REPO)}")
+    if (run / "flow.svg").exists():
+        print(f"flow      {(run / 'flow.svg').relative_to(REPO)}, and flow.csv beside it")
 
 
 if __name__ == "__main__":

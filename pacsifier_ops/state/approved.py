@@ -117,7 +117,8 @@ def approved_of(folder: Path) -> Approved | None:
         if marker_of(root).get(LISTED):
             raise TreeError(
                 "the folder was released, and the list of what was approved is not in this state root: it is a copy, "
-                "or was moved; hand over the original, or release it again"
+                "or was moved, or PACSIFIER_STATE_ROOT names another state root than that of its study; hand over the "
+                "original, or release it again"
             )
     if is_released(folder):
         raise TreeError(

@@ -14,6 +14,7 @@ from pacsifier_ops.query.reading import CHOICES, EXACT, INCLUDE, SKIP
 from pacsifier_ops.runs.accounts import (
     COMPLETE,
     INCOMPLETE,
+    NONE,
     ROW_EMPTY,
     ROW_FOUND,
     ROW_UNSELECTED,
@@ -60,6 +61,8 @@ _VERDICTS = {
     INCOMPLETE: "Something that was asked for is missing or could not be asked; the report says what and why.",
     UNBALANCED: _UNBALANCED,
 }
+#: The same of a run that only found the series.
+_COUNTED = "Every row was answered. The series were listed; none was to be fetched."
 _STUDY_VERDICTS = {
     COMPLETE: "All that was asked for is delivered, excluded by a rule, or in quarantine for a reason.",
     INCOMPLETE: "Not all that was asked for is delivered; the report says what is missing, and why.",
@@ -170,7 +173,8 @@ def _verdict(view: RunView) -> VerdictBox | None:
         left = listed([*_left(view)]) if word == CANCELLED else ""
         head = f"{word.capitalize()} by {view.summary['by']}"
         return VerdictBox(word, f"{head}: {left}" if left else head, (_ENDED[word],))
-    return VerdictBox(word, word.capitalize(), (meanings[word],))
+    counted = word == COMPLETE and view.summary.get("action") == NONE
+    return VerdictBox(word, word.capitalize(), (_COUNTED if counted else meanings[word],))
 
 
 def _left(view: RunView) -> Iterator[str]:

@@ -385,6 +385,7 @@ def _places(folder: Run) -> dict[str, str]:
         "Released data set": release.RELEASED_FOLDER,
         "De-identified images": release.DEIDENTIFIED_FOLDER,
         "Identified images": release.IDENTIFIED_FOLDER,
+        **({"NIfTI images": "nifti"} if study.convert else {}),
     }
     with suppress(PacsifierError):  # a folder leads outside the data root by now
         places = {what: release.folder_of(study, name) for what, name in names.items()}
