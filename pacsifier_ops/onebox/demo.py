@@ -83,6 +83,7 @@ sql: omop/operations.sql
 columns: PatientID = PatientID
 selection: omop/selection.yaml
 source: local
+profile: default
 release: limit
 convert: bids
 """,
