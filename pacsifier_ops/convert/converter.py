@@ -66,7 +66,7 @@ _SILENT = re.compile(
 )
 _VERSION = re.compile(r"\bv(\d+\.\d+\.\d+\w*)")
 
-#: Bytes of its output that are read: a file of a damaged series may cause a line each.
+#: Bytes of its output that are read from its beginning and from its end: each file may cause a line.
 _MOST_SAID = 1 << 22
 #: Seconds between two looks at it, and between the signals that end it.
 _LOOK, _GRACE = 0.05, 5.0
@@ -233,4 +233,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _read(path: Path) -> str:
     with path.open("rb") as stream:
-        return stream.read(_MOST_SAID).decode("utf-8", "replace")
+        said = stream.read(_MOST_SAID)
+        if (size := stream.seek(0, 2)) > _MOST_SAID:  # it tells in the end what it has used
+            stream.seek(max(_MOST_SAID, size - _MOST_SAID))
+            said += b"\n" + stream.read(_MOST_SAID)
+        return said.decode("utf-8", "replace")
