@@ -331,8 +331,13 @@ def _keep(record: SeriesRecord, kept: Path, store: Store) -> None:
     fsync_files(sorted(kept.iterdir()))
     target = store.place(record.key, record.digest)
     private_folder(target.parent)
-    shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not have been converted again
-    os.replace(kept, target)
+    try:
+        os.replace(kept, target)
+    except OSError:
+        if store.converted(record.key, record.digest):
+            return  # another run was faster
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(kept, target)
     fsync_folder(target.parent)
 
 

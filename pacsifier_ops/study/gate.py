@@ -16,7 +16,8 @@ table that somebody put into the data set.
 The rules are those of the verifier (`deid.verifier`). Each file is read once, however large the cohort is.
 
 A number of a table, of JSON, or of the diffusion is compared as numbers of objects are: as a whole, and from six digits
-on. So 512 rows are not the patient 512, nor is a b-value of 1000 the patient 1000. Digests of files of the data set are no text: any digits may stand in them.
+on. So 512 rows are not the patient 512, nor is a b-value of 1000 the patient 1000. Digests of files of the data set are
+no text: any digits may stand in them.
 
 Dates are birth dates, and study dates if the profile does not keep them. In a large cohort nearly every day is a date
 of some patient. So a day on which a shifted date falls is no finding, and objects are not searched for dates here: the

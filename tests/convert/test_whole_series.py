@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 from pydicom import dcmread
 
 from pacsifier_ops.base.errors import TreeError
+from pacsifier_ops.convert import series as one_series
 from pacsifier_ops.convert import steps
 from pacsifier_ops.convert.request import ConvertRequest
-from pacsifier_ops.convert.store import Store
+from pacsifier_ops.convert.store import SeriesRecord, Store, write_record
 from pacsifier_ops.embedded.phantoms import uid
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
@@ -58,13 +60,33 @@ def test_a_run_that_has_looked_before_another_publishes_nothing_old(tmp_path: Pa
     assert steps.report(run).verdict == INCOMPLETE
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_another_run_has_converted_meanwhile_is_as_good(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = deidentified(scans.ct(), tmp_path), tmp_path / "nii"
+    keep = one_series._keep
+
+    def late(record: SeriesRecord, kept: Path, store: Store) -> None:
+        shutil.copytree(kept, place := store.place(record.key, record.digest))
+        write_record(place, record)
+        if not whole:
+            next(place.glob("*.nii.gz")).unlink()
+        keep(record, kept, store)
+
+    monkeypatch.setattr(one_series, "_keep", late)
+    _, account = converted(source, out)
+    assert account.verdict == COMPLETE and len(names(out)) == 2
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_what_users_take_away_is_no_hole_unless_it_was_released(
     gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = deidentified(scans.ct(), tmp_path), tmp_path / "nii"
-    list_of = steps.approved_of
-    monkeypatch.setattr(steps, "approved_of", lambda folder: replace(list_of(folder), released=gone))
+    approved = approved_of(source)
+    assert approved is not None
+    monkeypatch.setattr(steps, "approved_of", lambda folder: replace(approved, released=gone))
     sorted(source.rglob("*.dcm"))[3].unlink()
     _, account = converted(source, out)
     assert account.counts["series failed"] == gone and len(list(out.rglob("*.nii.gz"))) == (not gone)
