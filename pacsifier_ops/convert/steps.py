@@ -380,7 +380,7 @@ def assemble(run: Run, search: Search, cancelled: Question = never) -> dict[str,
         storage_errors("out_folder, or the state root"),
         tree.workplace(shared()) as scratch,
     ):
-        if _state_of(_approved(request.in_folder)) != found["approved"]:
+        if _state_of(_approved(request.in_folder)) != found.get("approved"):
             raise TreeError(
                 "in_folder holds something else than when this run looked at it; nothing was published: run it again"
             )

@@ -91,6 +91,7 @@ FAILURES = {
         "image(); open(out + '/image.bval', 'w').write('0 12_3456'); say()",
         "diffusion values",
     ),
+    "remarks without end": ("while True: print('x' * 10000)", "without end"),
     "writes words as numbers": (
         "image(); open(out + '/image.bval', 'w').write('0 1000 Wurzelbacher'); say()",
         "diffusion values",
@@ -104,8 +105,10 @@ def test_a_series_that_it_cannot_convert_is_told_and_nothing_of_it_is_published(
     why: str,
     fake: Fake,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = deidentified(scans.ct(n_images=3), tmp_path)
+    monkeypatch.setattr(converter, "_TOO_MUCH", 1 << 23)
     fake(lines)
     _, account = converted(source, tmp_path / "nii")
     assert account.verdict == INCOMPLETE and account.counts["series failed"] == 1
