@@ -34,6 +34,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -362,7 +363,7 @@ def _table(path: Path, digests: Collection[str]) -> Iterator[FileContent | str]:
         with ParquetFile(path) as table:
             notes = {**(table.metadata.metadata or {})}
             notes.pop(b"ARROW:schema", None)  # the columns again, as Base64
-            yield _text("\n".join([*_names(table.schema_arrow), *map(_decoded, notes.values())]))
+            yield _text("\n".join([*_names(table.schema_arrow), *map(_decoded, (*notes, *notes.values()))]))
             for batch in table.iter_batches(_ROWS):
                 for column in batch.columns:
                     for values in _values(column):
@@ -413,6 +414,7 @@ def _numbers(path: Path, named: Collection[str]) -> list[Any]:
 
 def _mixed(values: list[Any], digests: Collection[str]) -> FileContent:
     """Return the content of texts and numbers, without digests."""
+    values = [float(value) if isinstance(value, Decimal) else value for value in values]
     # Most values of a column are there in many rows.
     texts = [value for value in dict.fromkeys(values) if not isinstance(value, int | float) and value not in digests]
     content = _text("\n".join(map(_decoded, texts)))

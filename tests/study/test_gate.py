@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,8 @@ def test_what_a_foreign_table_keeps_aside_is_searched(dated: Gate, tmp_path: Pat
         "map": pyarrow.table({"n": pyarrow.array([[("x", NAME)]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}),
         "inner": pyarrow.table({"n": pyarrow.array([None], pyarrow.struct([field.with_name(NAME)]))}),
         "note": pyarrow.table([[1]], schema=pyarrow.schema([field.with_metadata({"of": NAME})])),
+        "key": pyarrow.table([[1]], schema=pyarrow.schema([field], metadata={NAME: "x"})),
+        "decimal": pyarrow.table({"n": [Decimal(f"{BORN}.00")]}),
         "unreadable": pyarrow.table({"n": pyarrow.array([2**30], pyarrow.int32()).cast(pyarrow.date32())}),
         "good": pyarrow.table({"n": [[{"m": "x"}]]}),
     }.items():
@@ -251,7 +254,7 @@ def test_what_a_foreign_table_keeps_aside_is_searched(dated: Gate, tmp_path: Pat
 def test_numbers_beside_images_are_compared_as_those_of_objects(tmp_path: Path) -> None:
     """A patient 1000 is no b-value, no time and no day; a longer number, a text and a pseudonym are searched for."""
     gate = Gate(((["A^B"], ["1000"]), ([NAME], [LONG])), [], ["P0001"])
-    for number, found in (("1000", (0, 0)), (LONG, (5, 0))):
+    for number, found in (("1000", (0, 0)), (LONG, (5, 0)), (f"{LONG}.0", (5, 0))):
         (tmp_path / "a.json").write_text(f'{{"SliceTiming": [\n{number},\n0.5\n]}}')
         (tmp_path / "a.bval").write_text(f"{number}\n")
         (tmp_path / "a.bvec").write_text(f"0 {number}\n")
