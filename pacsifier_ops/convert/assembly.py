@@ -167,6 +167,9 @@ class Assembly:
             else:
                 clean.append(record)
         texts = self._described(records)  # before anything is published, since identifiers in them end it all
+        for record in clean:  # all of them before the first: what one had may be the name of another now
+            if before := self._store.record(record.key):
+                self._remove(before)
         for record in clean:
             if self._cancelled():
                 raise Cancelled("stopped on request")
@@ -325,8 +328,6 @@ class Assembly:
     def _publish(self, record: SeriesRecord) -> None:
         """Publish a series that waits. Its record comes first: it tells what is half published, if this is killed."""
         store = self._store
-        if before := store.record(record.key):
-            self._remove(before)
         place = store.place(record.key, record.digest)
         texts = {}
         for image in record.images:

@@ -66,8 +66,10 @@ _SILENT = re.compile(
 )
 _VERSION = re.compile(r"\bv(\d+\.\d+\.\d+\w*)")
 
-#: Bytes of its output that are read: a file of a damaged series may cause a line each.
+#: Bytes of its output that are read from its beginning and from its end: each file may cause a line.
 _MOST_SAID = 1 << 22
+#: Bytes of its output with which it is ended: it would fill the disk.
+_TOO_MUCH = 1 << 28
 #: Seconds between two looks at it, and between the signals that end it.
 _LOOK, _GRACE = 0.05, 5.0
 
@@ -186,7 +188,7 @@ def convert(
             raise ConverterFailed("the converter did not start") from None
         try:
             _limit(process.pid, seconds)
-            _wait(process, seconds, cancelled)
+            _wait(process, said, seconds, cancelled)
         finally:
             _end(process)
     text = _read(said)
@@ -207,13 +209,15 @@ def _limit(pid: int, seconds: float) -> None:
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float, cancelled: Callable[[], bool]) -> None:
+def _wait(process: subprocess.Popen[bytes], said: Path, seconds: float, cancelled: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while process.poll() is None:
         if cancelled():
             raise Cancelled("stopped on request")
         if time.monotonic() > until:
             raise ConverterFailed("the converter did not end within the time limit")
+        if said.exists() and said.stat().st_size > _TOO_MUCH:
+            raise ConverterFailed("the converter remarked without end")
         with suppress(subprocess.TimeoutExpired):
             process.wait(_LOOK)
 
@@ -233,4 +237,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _read(path: Path) -> str:
     with path.open("rb") as stream:
-        return stream.read(_MOST_SAID).decode("utf-8", "replace")
+        said = stream.read(_MOST_SAID)
+        if (size := stream.seek(0, 2)) > _MOST_SAID:  # it tells in the end what it has used
+            stream.seek(max(_MOST_SAID, size - _MOST_SAID))
+            said += b"\n" + stream.read(_MOST_SAID)
+        return said.decode("utf-8", "replace")

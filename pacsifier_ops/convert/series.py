@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import fsync_files, fsync_folder, private_folder, storage_errors, unpacked, unreadable
+from pacsifier_ops.base.words import plural
 from pacsifier_ops.convert import converter, nifti, sidecar
 from pacsifier_ops.convert.converter import ConverterFailed
 from pacsifier_ops.convert.store import ENDINGS, ImageRecord, SeriesRecord, Store, write_record
@@ -52,6 +54,9 @@ _NO_IMAGES: Sequence[tuple[str, str]] = (
 #: Modalities whose objects are none either, whatever their class.
 _NO_MODALITY = {"SR": "structured report", "KO": "key objects", "PR": "presentation state", "DOC": "document"}
 
+#: Name of an image of the converter: printable, and short enough for a file system, with more before and after it.
+_NAME = re.compile(r"[!-~]{1,80}")
+
 _PIECE = 1 << 20
 
 
@@ -65,6 +70,7 @@ class ToConvert:
         digest: of its objects and the converter.
         study_uid, series_uid, modality, series_number, folder: what its objects have in common.
         files: for each object, path below in_folder (see `packed`), SOP Class UID, and the SHA-256 that it has to have.
+        lacking: number of further objects that were approved in its folder, and are gone or not what they were.
     """
 
     number: int
@@ -76,6 +82,7 @@ class ToConvert:
     series_number: str
     folder: str
     files: list[list[Any]]
+    lacking: int = 0
 
     def account(self) -> Outcome:
         """Return the result before it is tried."""
@@ -168,10 +175,14 @@ def convert_series(
     if not images:
         outcome.outcome, outcome.reason = NO_IMAGE, " and ".join(sorted(set(kinds)))
         return outcome
+    if item.lacking:
+        several = plural(item.lacking, "object")
+        outcome.outcome, outcome.reason = FAILED, f"{several} of its folder: gone, or differing from what was approved"
+        return outcome
     place = scratch / "series"
     with storage_errors("out_folder"):
         shutil.rmtree(place, ignore_errors=True)
-        inbox, outbox, kept = (private_folder(place / name) for name in ("in", "out", "kept"))
+        inbox, outbox = (private_folder(place / name) for name in ("in", "out"))
     try:
         with storage_errors("out_folder"):
             header = _gather(images, root, inbox, cancelled)
@@ -179,7 +190,9 @@ def convert_series(
         if said.warnings:
             note(f"series {item.number}: {said.text[:100_000]}")
         with storage_errors("out_folder"):
-            made = _collect(outbox, kept, header)
+            kept = place / "kept"
+            shutil.rmtree(kept, ignore_errors=True)  # what the converter may have put there
+            made = _collect(outbox, private_folder(kept), header)
     except ConverterFailed as error:
         outcome.outcome, outcome.reason = FAILED, str(error)
         _note_failure(note, item.number, place)
@@ -262,6 +275,8 @@ def _collect(outbox: Path, kept: Path, header: Dataset | None) -> list[ImageReco
     made = []
     for name in names:
         source = outbox / f"{name}.nii"
+        if not _NAME.fullmatch(name):
+            raise ConverterFailed("the converter wrote an image with a name that cannot be used")
         if source.is_symlink() or not source.is_file():
             raise ConverterFailed("the converter wrote something else than an image")
         try:
@@ -296,7 +311,7 @@ def _numbers_of(path: Path) -> str:
         lines = [line.split() for line in path.read_text("ascii").splitlines()]
         for words in lines:
             for word in words:
-                float(word)
+                float(word.replace("_", "no number"))  # float takes 1_0 for 10
     except ValueError:
         raise ConverterFailed("the converter wrote diffusion values that are no numbers") from None
     return "".join(" ".join(words) + "\n" for words in lines)
@@ -316,8 +331,13 @@ def _keep(record: SeriesRecord, kept: Path, store: Store) -> None:
     fsync_files(sorted(kept.iterdir()))
     target = store.place(record.key, record.digest)
     private_folder(target.parent)
-    shutil.rmtree(target, ignore_errors=True)  # not whole, or it would not have been converted again
-    os.replace(kept, target)
+    try:
+        os.replace(kept, target)
+    except OSError:
+        if store.converted(record.key, record.digest):
+            return  # another run was faster
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(kept, target)
     fsync_folder(target.parent)
 
 

@@ -16,6 +16,8 @@ every job (see `runs.job`), and:
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,6 +35,7 @@ from pacsifier_ops.base.files import (
     private_folder,
     read_jsonl,
     storage_errors,
+    unpacked,
     write_atomic,
     write_jsonl,
 )
@@ -60,8 +63,9 @@ from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.approved import Approved, approved_of
 from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import (
     DEIDENTIFIED,
     Tree,
@@ -76,6 +80,7 @@ from pacsifier_ops.state.tree import begin as begin_tree
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
+    from pacsifier_ops.dicom.scan import Scan
 
 #: Files and folders in the run's folder that the first step removes before it begins.
 KEPT = (*job.KEPT, "series", "rules", "published")
@@ -115,6 +120,7 @@ def prepare(run: Run, request: ConvertRequest, most: int = MOST, cancelled: Ques
         raise InputError("in_folder holds no DICOM file")
     store = Store(_open(request))
     items = [_item(number, source, files, version) for number, files in enumerate(_series(found.series.values()), 1)]
+    _count_lacking((item for item, _ in items), source, approved, found)
     listed = [replace(one, known=_is_known(store, one)) for _, one in items]
     with storage_errors("the state root"):
         write_jsonl(run.part("series"), listed)
@@ -122,10 +128,48 @@ def prepare(run: Run, request: ConvertRequest, most: int = MOST, cancelled: Ques
     units = [(todo[place] for place in part) for part in slices(len(todo), most)]
     counts = {"series": len(items), "instances": sum(one.objects for one in listed)}
     bad = [asdict(file) for file in found.bad_files]
-    return cut(run, units, {"passed_over": found.passed_over, "bad_files": bad, **counts})
+    state = _state_of(approved)
+    return cut(run, units, {"passed_over": found.passed_over, "bad_files": bad, "approved": state, **counts})
 
 
-def _approved(source: Path) -> Any:
+def _state_of(approved: Approved) -> str:
+    """Return the SHA-256 of an approved list, hexadecimal."""
+    whole = hashlib.sha256()
+    for line in sorted(approved.files.items()):
+        whole.update(f"{line}\n".encode())
+    return whole.hexdigest()
+
+
+def _count_lacking(items: Iterable[ToConvert], source: Path, approved: Approved, found: Scan) -> None:
+    """Tell each series how many approved objects of its folder are not what they were: it is no whole series.
+
+    A user may take objects away from a folder that was not released.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    there = {str(file.path) for files in (*found.series.values(), found.copies) for file in files}
+    lacking: Counter[str] = Counter()
+    for name in approved.listed(source):
+        if name.endswith(".dcm") and name not in there and (approved.released or os.path.lexists(name)):
+            lacking[os.path.dirname(name)] += 1
+    series_of: dict[str, list[ToConvert]] = {}
+    for item in items:
+        for folder in {os.path.dirname(source / unpacked(name)) for name, _, _ in item.files}:
+            series_of.setdefault(folder, []).append(item)
+    for folder, several in series_of.items():
+        if len(several) > 1:  # an object may be in another series than it was
+            files = [(source / unpacked(name), sha256) for item in several for name, _, sha256 in item.files]
+            try:
+                differ = [path for path, sha256 in files if os.path.dirname(path) == folder and digest(path) != sha256]
+            except OSError as error:
+                raise InputError(f"in_folder cannot be read: {error.strerror}") from error
+            lacking[folder] += len(differ)
+        for item in several:
+            item.lacking += lacking[folder]
+
+
+def _approved(source: Path) -> Approved:
     """Return the approved list of the folder.
 
     Raises:
@@ -327,9 +371,7 @@ def assemble(run: Run, search: Search, cancelled: Question = never) -> dict[str,
         StorageError: something cannot be read or written.
         Cancelled: `cancelled` returned True; what was published stays.
     """
-    prepared(run)
-    request = ConvertRequest.of(run)
-    _approved(request.in_folder)
+    found, request = prepared(run), ConvertRequest.of(run)
     _check_target(request)
     tree = _open(request)
     store = Store(tree)
@@ -338,6 +380,10 @@ def assemble(run: Run, search: Search, cancelled: Question = never) -> dict[str,
         storage_errors("out_folder, or the state root"),
         tree.workplace(shared()) as scratch,
     ):
+        if _state_of(_approved(request.in_folder)) != found.get("approved"):
+            raise TreeError(
+                "in_folder holds something else than when this run looked at it; nothing was published: run it again"
+            )
         failed = {item.key for item, result in Converting.outcomes(run) if result.outcome == FAILED}
         return Assembly(run, request, store, failed, search, scratch, cancelled).done()
 

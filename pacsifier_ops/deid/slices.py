@@ -126,17 +126,26 @@ def _stacks(frames: Sequence[Frame]) -> list[list[int]]:
     """Return the indexes of the images by orientation."""
     stacks: list[list[int]] = []
     known: dict[tuple[float, ...], int] = {}
-    firsts: list[tuple[float, ...]] = []
+    # The first orientation of each stack, by two of its numbers: in a radial series, each image may have its own.
+    firsts: dict[tuple[int, int], list[tuple[int, tuple[float, ...]]]] = {}
     for index, frame in enumerate(frames):
         at = known.get(frame.orientation)
         if at is None:
-            at = next((n for n, first in enumerate(firsts) if _parallel(first, frame.orientation)), len(firsts))
+            a, b = _cell(frame.orientation)
+            near = [one for x in (a - 1, a, a + 1) for y in (b - 1, b, b + 1) for one in firsts.get((x, y), ())]
+            at = min((n for n, first in near if _parallel(first, frame.orientation)), default=len(stacks))
             known[frame.orientation] = at
-            if at == len(firsts):
-                firsts.append(frame.orientation)
+            if at == len(stacks):
+                firsts.setdefault((a, b), []).append((at, frame.orientation))
                 stacks.append([])
         stacks[at].append(index)
     return stacks
+
+
+def _cell(orientation: Sequence[float]) -> tuple[int, int]:
+    """Return a cell such that parallel orientations lie in the same one or in neighbours."""
+    size = 2 * SAME_DIRECTION
+    return math.floor(orientation[0] / size), math.floor(orientation[4] / size)
 
 
 def _parallel(one: Sequence[float], other: Sequence[float]) -> bool:
@@ -149,15 +158,15 @@ def _copies(found: Slices, places: Sequence[Sequence[int]], frames: Sequence[Fra
     often = min(size for size, count in usual if count == usual[0][1])  # of the most common, the smallest
     copies = set()
     for place in places:
-        seen: dict[str, list[int]] = {}
+        seen: dict[str, set[object]] = {}
         for index in place:
-            others = seen.setdefault(frames[index].apart, [])
+            number = numbers[index] if numbers else None
+            others = seen.get(frames[index].apart)
             # Where all places have as many images, they are volumes that nothing tells apart any more.
-            same = bool(numbers) and numbers[index] is not None and any(numbers[n] == numbers[index] for n in others)
-            if others and (same or (often == 1 and len(place) > 1)):
+            if others is not None and ((number is not None and number in others) or (often == 1 and len(place) > 1)):
                 copies.add(index)
             else:
-                others.append(index)
+                seen.setdefault(frames[index].apart, set()).add(number)
     left = [sum(index not in copies for index in place) for place in places]
     found.copies, found.duplicates = frozenset(copies), len(copies)
     found.volumes, found.incomplete = max(left), min(left) != max(left)

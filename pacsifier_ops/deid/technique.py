@@ -61,6 +61,8 @@ _NO_SLICES = (b"1.2.840.10008.5.1.4.1.1.66.4", b"1.2.840.10008.5.1.4.1.1.77.1.6"
 #: Longest list of frames that is read.
 _MOST_FRAMES = 1 << 16
 _EVERY = 0xFFFFFFFE
+#: Farthest place of an image in mm, and largest number of frames: others cannot be reckoned with.
+_FARTHEST, _LARGEST = 1e6, 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ def _agreed(groups: list[dict[int, bytes]]) -> dict[int, bytes]:
 def _frame(of: Mapping[int, bytes], top: Mapping[int, bytes]) -> Frame | None:
     position = _numbers(of.get(_POSITION, b""))
     orientation = _numbers(of.get(_ORIENTATION) or top.get(_ORIENTATION, b""))
-    if len(position) != 3 or len(orientation) != 6:
+    if len(position) != 3 or len(orientation) != 6 or max(map(abs, (*position, *orientation))) > _FARTHEST:
         return None
     apart = hashlib.sha256(b"\0".join(b"%d=%b" % (tag, of[tag]) for tag in sorted(_APART & of.keys())))
     return Frame(position, orientation, apart.hexdigest()[:12])
@@ -295,7 +297,8 @@ def _typed(parts: list[str], column: Column) -> Value:
 
 def _whole(value: bytes) -> int:
     with suppress(ValueError, OverflowError):
-        return int(float(value.decode("ascii", "replace").strip("\0 ")))
+        number = int(float(value.decode("ascii", "replace").strip("\0 ")))
+        return number if 0 <= number <= _LARGEST else 0
     return 0
 
 

@@ -15,8 +15,9 @@ table that somebody put into the data set.
 
 The rules are those of the verifier (`deid.verifier`). Each file is read once, however large the cohort is.
 
-A number of a table or of JSON is compared as numbers of objects are: as a whole, and from six digits on. So 512 rows
-are not the patient 512. Digests of files of the data set are no text: any digits may stand in them.
+A number of a table, of JSON, or of the diffusion is compared as numbers of objects are: as a whole, and from six digits
+on. So 512 rows are not the patient 512, nor is a b-value of 1000 the patient 1000. Digests of files of the data set are
+no text: any digits may stand in them.
 
 Dates are birth dates, and study dates if the profile does not keep them. In a large cohort nearly every day is a date
 of some patient. So a day on which a shifted date falls is no finding, and objects are not searched for dates here: the
@@ -33,6 +34,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -41,7 +43,6 @@ from typing import TYPE_CHECKING, Any
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.base.tables import holds_the_same, parquet_of
-from pacsifier_ops.deid.card import CARD
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never, stage_run
@@ -66,6 +67,11 @@ MOST = 1000
 _PIECE = 1 << 20
 #: Rows of a table that are searched at once.
 _ROWS = 10_000
+
+#: Files that hold numbers beside an image, and in tables of BIDS the columns that are counts of ours (see `convert`).
+_OF_NUMBERS: Mapping[str, Collection[str]] = {".bval": (), ".bvec": (), ".tsv": ("sessions", "days_from_first")}
+#: A number without zeros before it, as they are written there.
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 
 @dataclass
@@ -168,7 +174,8 @@ class Gate:
         dates: dict[str, set[str]] = {}
         digests = []
         if store := store_of(data_set):
-            digests = [str(marker_of(data_set).get("stamp", {}).get("profile", ""))]
+            profile = str(marker_of(data_set).get("stamp", {}).get("profile", ""))
+            digests = [profile] if re.fullmatch("[0-9a-f]{64}", profile) else []  # anybody can write a marker
             free.add(day_of(store).replace("-", ""))
             for source in series_of(store):
                 add(source.patient_id, source.known)
@@ -312,8 +319,10 @@ def _contents(
     elif path.suffix == ".csv" and holds_the_same(path):
         # The Parquet file beside it tells numbers from texts.
         yield from ((content, every) for content in _table(parquet_of(path), digests))
-    elif path.name == CARD and (card := _json(path, digests)):
-        yield card, every
+    elif path.suffix == ".json" and (content := _json(path, digests)):
+        yield content, every
+    elif path.suffix in _OF_NUMBERS and (values := _numbers(path, _OF_NUMBERS[path.suffix])):
+        yield _mixed(values, digests), every
     else:
         yield from ((content, every) for content in _texts(path))
 
@@ -354,7 +363,7 @@ def _table(path: Path, digests: Collection[str]) -> Iterator[FileContent | str]:
         with ParquetFile(path) as table:
             notes = {**(table.metadata.metadata or {})}
             notes.pop(b"ARROW:schema", None)  # the columns again, as Base64
-            yield _text("\n".join([*_names(table.schema_arrow), *map(_decoded, notes.values())]))
+            yield _text("\n".join([*_names(table.schema_arrow), *map(_decoded, (*notes, *notes.values()))]))
             for batch in table.iter_batches(_ROWS):
                 for column in batch.columns:
                     for values in _values(column):
@@ -385,15 +394,38 @@ def _json(path: Path, digests: Collection[str]) -> FileContent | None:
     return _mixed(list(flat(values)), digests)
 
 
+def _numbers(path: Path, named: Collection[str]) -> list[Any]:
+    """Return the words of a file of numbers, those of the diffusion, or the cells of a table of BIDS.
+
+    Args:
+        path: the file.
+        named: columns of the table that hold numbers; empty: all words are.
+    """
+    values: list[Any] = []
+    columns: list[str] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        cells = line.split("\t") if named else line.split()
+        for place, cell in enumerate(cells):
+            numeric = not named or (place < len(columns) and columns[place] in named)
+            values.append(float(cell) if numeric and _NUMBER.fullmatch(cell) else cell)
+        columns = columns or cells
+    return values
+
+
 def _mixed(values: list[Any], digests: Collection[str]) -> FileContent:
     """Return the content of texts and numbers, without digests."""
+    values = [float(value) if isinstance(value, Decimal) else value for value in values]
     # Most values of a column are there in many rows.
     texts = [value for value in dict.fromkeys(values) if not isinstance(value, int | float) and value not in digests]
     content = _text("\n".join(map(_decoded, texts)))
     numbers = {str(value) for value in values if isinstance(value, int)}
-    numbers |= {f"{value:.15g}" for value in values if isinstance(value, float)}
+    numbers |= {_number(value) for value in values if isinstance(value, float)}
     content.numbers.append((0, "\\".join(sorted(numbers)).encode()))
     return content
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() else f"{value:.15g}"
 
 
 def _names(fields: Iterable[pyarrow.Field]) -> Iterator[str]:

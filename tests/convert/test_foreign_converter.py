@@ -84,6 +84,14 @@ FAILURES = {
     "has no space": ("image(cut=17); sys.exit(7)", "code 7: it could not write"),
     "has a code of its own": ("image(); say(); sys.exit(77)", "code 77"),
     "makes a link": ("os.symlink('/etc/passwd', out + '/image.nii'); say()", "something else than an image"),
+    "gives a name that is no text": ("image('image_\\udcff'); say()", "a name that cannot be used"),
+    "gives a name of two lines": ("image('image_a\\nb'); say()", "a name that cannot be used"),
+    "gives a name that is too long": ("image('image_' + 'x' * 240); say()", "a name that cannot be used"),
+    "writes digits with something between": (
+        "image(); open(out + '/image.bval', 'w').write('0 12_3456'); say()",
+        "diffusion values",
+    ),
+    "remarks without end": ("while True: print('x' * 10000)", "without end"),
     "writes words as numbers": (
         "image(); open(out + '/image.bval', 'w').write('0 1000 Wurzelbacher'); say()",
         "diffusion values",
@@ -97,8 +105,10 @@ def test_a_series_that_it_cannot_convert_is_told_and_nothing_of_it_is_published(
     why: str,
     fake: Fake,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = deidentified(scans.ct(n_images=3), tmp_path)
+    monkeypatch.setattr(converter, "_TOO_MUCH", 1 << 23)
     fake(lines)
     _, account = converted(source, tmp_path / "nii")
     assert account.verdict == INCOMPLETE and account.counts["series failed"] == 1
@@ -177,6 +187,18 @@ def test_what_it_did_not_use_is_told(fake: Fake, tmp_path: Path) -> None:
     ((_, reason),) = account.problems
     assert "has not used 2 objects of 5" in reason
     assert "images that it took for duplicates" in account.done[0][1]
+
+
+def test_what_it_used_is_found_after_a_million_remarks(fake: Fake, tmp_path: Path) -> None:
+    source = deidentified(scans.ct(n_images=3), tmp_path)
+    fake("say(0); [print('Warning: x' + 'y' * 1000) for _ in range(9000)]; image(); say()")
+    assert converted(source, tmp_path / "nii")[1].verdict == COMPLETE
+
+
+def test_what_it_puts_where_we_work_is_in_no_way(fake: Fake, tmp_path: Path) -> None:
+    source = deidentified(scans.ct(n_images=3), tmp_path)
+    fake("os.makedirs(out + '/../kept', exist_ok=True); open(out + '/../kept/image.nii.gz', 'w'); image(); say()")
+    assert converted(source, tmp_path / "nii")[1].verdict == COMPLETE
 
 
 def test_what_it_writes_beside_the_image_goes_nowhere(fake: Fake, tmp_path: Path) -> None:

@@ -318,6 +318,16 @@ def test_rows_of_a_large_data_set_are_never_in_memory_as_a_whole(
 
 
 @pytest.mark.slow
+def test_places_that_cannot_be_reckoned_with_are_none(source: Path, out: Path) -> None:
+    each = images("P1")
+    each[1].ImagePositionPatient = ["1e308", "0", "1e308"]
+    each[2].ImagePositionPatient = ["0", "0", "-1e308"]
+    put(source, each)
+    deidentify(source, out)
+    (row,) = series_of(out).itertuples()
+    assert row.Instances == len(each) and row.Slices == len(each) - 2
+
+
 def test_heads_of_files_that_devices_made() -> None:
     if (folder := real_files()) is None:
         pytest.skip("no real files: PACSIFIER_REAL_FILES names no folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -186,3 +187,25 @@ def test_two_slices_have_a_spacing_and_no_more() -> None:
 )
 def test_localizers(image_type: str, text: str, is_one: bool) -> None:
     assert is_localizer(image_type, [text, ""]) is is_one
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [Frame((0.0, 0.0, 0.0), AXIAL, "")] * 20_000,  # a cine whose times were removed
+        [
+            Frame((0.0, 0.0, 0.0), (math.cos(n), math.sin(n), 0.0, -math.cos(n * n), math.sin(n * n), 0.0), "")
+            for n in range(20_000)
+        ],
+    ],
+    ids=["one place", "as many orientations"],
+)
+def test_a_huge_series_takes_no_time(frames: list[Frame]) -> None:
+    begun = time.process_time()
+    judge(frames, list(range(20_000)))
+    assert time.process_time() - begun < 5
+
+
+def test_orientations_are_parallel_also_where_they_are_rounded_to_either_side() -> None:
+    each = [(1.0 + x, 0.0, 0.0, 0.0, 1.0 + y, 0.0) for x in (0.0, 0.0099, -0.0099) for y in (0.0, 0.0099, -0.0099)]
+    assert judge([Frame((0.0, 0.0, float(n)), one, "") for n, one in enumerate(each)]).orientations == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_a_table_is_searched_value_by_value_however_it_is_packed(dated: Gate, tm
     assert ("cut.parquet", "the Parquet file cannot be read") in found.blocking
 
 
-LONG = "526534"
+LONG, LONGEST = "526534", "5265341234567892"
 
 
 @pytest.mark.parametrize(
@@ -187,12 +188,13 @@ LONG = "526534"
         (NUMBER, 0.526534, (0, 0)),
         (TEXT, f"no {LONG}", (2, 0)),
         (INTEGER, int(BORN), (2, 0)),
+        (NUMBER, float(LONGEST), (2, 0)),
     ],
 )
 def test_numbers_of_tables_are_compared_as_those_of_objects(
     tmp_path: Path, kind: str, value: object, found: tuple[int, int]
 ) -> None:
-    gate = Gate(((["A^B"], [SHORT]), (["C^D"], [LONG])), [UID], ["P0001"], {"": [BORN]})
+    gate = Gate(((["A^B"], [SHORT]), (["C^D"], [LONG, LONGEST])), [UID], ["P0001"], {"": [BORN]})
     write_table(tmp_path / "series.csv", {"Rows": kind, "Folder": TEXT}, [(value, "sub-P1"), (None, "sub-P2")])
     assert kinds(gate, tmp_path) == found
     (tmp_path / CARD).write_text(json.dumps({"a": [{"b": {"c": value}}], "d": None}))
@@ -238,6 +240,8 @@ def test_what_a_foreign_table_keeps_aside_is_searched(dated: Gate, tmp_path: Pat
         "map": pyarrow.table({"n": pyarrow.array([[("x", NAME)]], pyarrow.map_(pyarrow.string(), pyarrow.string()))}),
         "inner": pyarrow.table({"n": pyarrow.array([None], pyarrow.struct([field.with_name(NAME)]))}),
         "note": pyarrow.table([[1]], schema=pyarrow.schema([field.with_metadata({"of": NAME})])),
+        "key": pyarrow.table([[1]], schema=pyarrow.schema([field], metadata={NAME: "x"})),
+        "decimal": pyarrow.table({"n": [Decimal(f"{BORN}.00")]}),
         "unreadable": pyarrow.table({"n": pyarrow.array([2**30], pyarrow.int32()).cast(pyarrow.date32())}),
         "good": pyarrow.table({"n": [[{"m": "x"}]]}),
     }.items():
@@ -245,3 +249,30 @@ def test_what_a_foreign_table_keeps_aside_is_searched(dated: Gate, tmp_path: Pat
     names = sorted(path.name for path in tmp_path.glob("*.parquet"))
     found = dated.search(tmp_path, names)
     assert {path for path, _ in found.blocking} == {*names} - {"good.parquet"}
+
+
+def test_numbers_beside_images_are_compared_as_those_of_objects(tmp_path: Path) -> None:
+    """A patient 1000 is no b-value, no time and no day; a longer number, a text and a pseudonym are searched for."""
+    gate = Gate(((["A^B"], ["1000"]), ([NAME], [LONG])), [], ["P0001"])
+    for number, found in (("1000", (0, 0)), (LONG, (5, 0)), (f"{LONG}.0", (5, 0))):
+        (tmp_path / "a.json").write_text(f'{{"SliceTiming": [\n{number},\n0.5\n]}}')
+        (tmp_path / "a.bval").write_text(f"{number}\n")
+        (tmp_path / "a.bvec").write_text(f"0 {number}\n")
+        (tmp_path / "sub-1_sessions.tsv").write_text(f"session_id\tdays_from_first\nses-1\t{number}\n")
+        (tmp_path / "participants.tsv").write_text(f"participant_id\tpseudonym\tsessions\nsub-1\tP1\t{number}\n")
+        assert kinds(gate, tmp_path) == found
+    for path in filter(Path.is_file, list(tmp_path.iterdir())):
+        path.unlink()
+    (tmp_path / "a.json").write_text('{"SeriesDescription": "1000"}')
+    (tmp_path / "participants.tsv").write_text("participant_id\tpseudonym\tsessions\nsub-1\t1000\t1\n")
+    assert kinds(gate, tmp_path) == (0, 2)
+    (tmp_path / "a.bval").write_text(f"0 {NAME}\n")
+    assert kinds(gate, tmp_path)[0] == 1
+
+
+def test_a_table_that_is_damaged_blocks_and_ends_nothing(gate: Gate, tmp_path: Path) -> None:
+    path = tmp_path / "series.parquet"
+    write_table(tmp_path / "series.csv", {"Folder": TEXT}, [("sub-P1",)])
+    path.write_bytes(path.read_bytes().replace(b"sub-P1", b"\xff\xfeb-P1"))
+    found = searched(gate, tmp_path)
+    assert found.searched == 2 and found.blocking == [("series.parquet", "the Parquet file cannot be read")]
