@@ -133,7 +133,8 @@ def records_of_parquet(source: Path | BinaryIO) -> TypedRecords:
         if metadata.num_rows > MOST_ROWS or metadata.num_columns > MOST_COLUMNS or size > 4 * MOST_CHARACTERS:
             raise _too_large()
         # A small file may hold endless lists, and nulls.
-        if sum(group.column(place).num_values for group in groups for place in range(metadata.num_columns)) > MOST_CELLS:
+        chunks = (group.column(place) for group in groups for place in range(metadata.num_columns))
+        if sum(chunk.num_values for chunk in chunks) > MOST_CELLS:
             raise _too_large()
         with ParquetFile(source, read_dictionary=_texts(metadata)) as table:
             return records_of_batches(table.schema_arrow, table.iter_batches(BATCH))
