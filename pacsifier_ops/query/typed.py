@@ -7,6 +7,7 @@ in its row: digits that a floating-point number has lost, a time of day in a col
 from __future__ import annotations
 
 import datetime as dt
+import io
 import math
 import uuid
 from collections.abc import Iterable, Sequence
@@ -143,6 +144,16 @@ def records_of_parquet(source: Path | BinaryIO) -> TypedRecords:
     except Exception:  # reading foreign files raises many types of exception, whose texts quote them
         message = "cannot be read as a Parquet file, which is damaged or encrypted; export it anew"
         raise TableRefused([Problem(0, "", message)]) from None
+
+
+def rows_of_parquet(data: bytes) -> int:
+    """Return the number of rows of a Parquet file; 0 where it is damaged, which `records_of_parquet` says."""
+    from pyarrow.parquet import read_metadata
+
+    try:
+        return int(read_metadata(io.BytesIO(data)).num_rows)
+    except Exception:  # see `records_of_parquet`
+        return 0
 
 
 def _texts(metadata: Any) -> list[str]:

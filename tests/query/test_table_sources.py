@@ -520,3 +520,16 @@ def test_names_of_files_are_no_patterns(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("PatientID\n007\n")
     reading = Reading(sql=asked(tmp_path, "select * from source"))
     assert keys(read_query_table(tmp_path / name, reading)) == [{"PatientID": "007"}]
+
+
+def test_a_long_column_map_is_read_at_once() -> None:
+    for text in ("PatientID=" + " " * 1_000_000 + '"x', "PatientID=" + " " * 1_000_000 + "x=", "," * 1_000_000):
+        with pytest.raises(ConfigError, match="pair 1 is not understood"):
+            Reading(columns=text)
+    pairs = Reading(columns='PatientID = "a, ""b"" c" , row_id = 2 ;StudyDate=x\nnew_ids = y\n').map
+    assert [(pair.ours, pair.theirs) for pair in pairs] == [
+        ("PatientID", 'a, "b" c'),
+        ("row_id", "2"),
+        ("StudyDate", "x"),
+        ("new_ids", "y"),
+    ]
