@@ -37,6 +37,7 @@ from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secr
 from pacsifier_ops.query.columns import unique
 from pacsifier_ops.runs.accounts import ROW_BAD, ROW_CONFLICT, ROW_EMPTY, ROW_FAILED, ROW_UNDECIDABLE
 from pacsifier_ops.runs.folder import Run, stage_folder
+from pacsifier_ops.selection.deciding import date_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import Tree
@@ -146,7 +147,7 @@ def write(run: Run, secret: str = "") -> Linked | None:
         left_out[row.line] = "; ".join(f"{reason}: {count}" for reason, count in sorted(account.left_out.items()))
         token = tokens.of(row.row_id, row.line)
         found = series.get(table.same_as.get(row.line, row.line), ())
-        lines = [line for one in found for line in one.lines(token, _day(row.anchor))]
+        lines = [line for one in found for line in one.lines(token, date_of(row.anchor))]
         if not lines and account.state == ROW_FAILED and row.row_id:
             lines = earlier.lines(row)
         if not lines:
@@ -269,16 +270,10 @@ def _series_of_lines(part: Run, store: Store) -> dict[int, list[_Series]]:
     found: dict[int, list[_Series]] = {}
     for item, account in planned:
         missing = PUBLIC_MISSING[stages.EXTRACT] if account.missing else ""
-        series = _Series(_day(item.attributes.get("StudyDate", "")), parts.get(item.series, ()), missing)
+        series = _Series(date_of(item.attributes.get("StudyDate", "")), parts.get(item.series, ()), missing)
         for line in item.lines:
             found.setdefault(line, []).append(series)
     return found
-
-
-def _day(text: str) -> dt.date | None:
-    with suppress(ValueError):
-        return dt.date(int(text[:4]), int(text[4:6]), int(text[6:])) if len(text) == 8 and text.isdigit() else None
-    return None
 
 
 class _Earlier:

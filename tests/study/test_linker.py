@@ -345,3 +345,14 @@ def test_lines_are_in_one_order(tmp_path: Path) -> None:
     keys = ["" if line["days"] is None else str(line["days"]) for line in read(tmp_path / "one" / "linker.csv")]
     assert keys == sorted(keys) and len(keys) == 20
     assert (tmp_path / "one" / "linker.csv").read_bytes() == (tmp_path / "two" / "linker.csv").read_bytes()
+
+
+def test_days_of_a_date_that_the_archive_writes_with_points(pacs: EmbeddedPacs, root: Path) -> None:
+    """As the selection reads it."""
+    run = night(pacs, root)
+    part = stage_run(run.run, EXTRACT)
+    for path in part.parts("units"):
+        path.write_text(path.read_text().replace('"StudyDate":"20200101"', '"StudyDate":"2020.01.01"'))
+        assert "2020.01.01" in path.read_text()
+    steps.check(run.run)
+    assert -30 in {line["days"] for line in read(own(run) / "linker.csv")}
