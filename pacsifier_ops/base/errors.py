@@ -20,8 +20,11 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def not_known(name: str, known: Iterable[str]) -> str:
-    """Return a text that a key is unknown, with a hint at the most similar one."""
-    shown = name if re.fullmatch(r"\w{1,40}", name, re.ASCII) else "a key that is no plain word"
+    """Return a text that a key is unknown, with a hint at the most similar one.
+
+    A key with digits is not repeated: in another file than the one that was meant it may be somebody's id.
+    """
+    shown = name if re.fullmatch(r"[A-Za-z_]{1,40}", name) else "a key that is no plain word"
     return f"{shown} is not known{meant(name, known)}"
 
 

@@ -16,6 +16,7 @@ from pacsifier_ops.query.reading import Reading, given
 from pacsifier_ops.query.records import LARGEST_UNPACKED, is_workbook
 from pacsifier_ops.query.sql import is_database, is_parquet
 from pacsifier_ops.query.table import QueryRow, QueryTable, parse_query_table
+from pacsifier_ops.query.typed import rows_of_parquet
 
 #: Maximum number of lines of a table, and of its bytes.
 LINES, LARGEST = 200_000, 16 * 2**20
@@ -114,7 +115,9 @@ def _check_size(data: bytes) -> None:
         TableRefused: the table is too large.
     """
     size, most, lines = len(data), LARGEST, max(data.count(b"\n"), data.count(b"\r"))
-    if is_parquet(data) or is_database(data):
+    if is_parquet(data):
+        lines = rows_of_parquet(data)
+    elif is_database(data):
         lines = 0
     elif is_workbook(data):
         try:

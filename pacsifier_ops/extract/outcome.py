@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pacsifier_ops.base.files import read_json, read_jsonl
+from pacsifier_ops.extract.choosing import row_key
 from pacsifier_ops.extract.fetching import Fetching
 from pacsifier_ops.extract.run import SEVERAL_NEW_IDS, Planned
 from pacsifier_ops.runs.accounts import ROW_CONFLICT, ROW_FAILED, ROW_FOUND, RowAccount, SeriesAccount
@@ -49,11 +50,13 @@ class Identity:
         line: line of the query table.
         row_id: the row's own id, or empty.
         anchor: YYYYMMDD, or empty.
+        asked: a digest of what it asks, see `choosing.row_key`.
     """
 
     line: int
     row_id: str
     anchor: str
+    asked: str = ""
 
 
 def identities(run: Run, table: Table) -> Iterator[Identity]:
@@ -63,8 +66,9 @@ def identities(run: Run, table: Table) -> Iterator[Identity]:
         again.setdefault(first, []).append(line)
     for part in run.parts("rows"):
         for row in read_jsonl(part):
+            asked = row_key(row)
             for line in (row["line"], *again.get(row["line"], ())):
-                yield Identity(line, row.get("row_id", ""), row.get("anchor", ""))
+                yield Identity(line, row.get("row_id", ""), row.get("anchor", ""), asked)
 
 
 def series(run: Run) -> Iterator[tuple[Planned, SeriesAccount]]:

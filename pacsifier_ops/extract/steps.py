@@ -435,7 +435,7 @@ def plan(run: Run, archives: Archives) -> Plan:
         write_json(run.folder / "plan.json", {**counts, "conflicts": conflicts.reasons, **limits, **flow})
         expect(run, series=len(order), instances=instances)
         if request.retrieve == SAVE and selects:
-            remember(tree, shared(), _selected(run, {item.series for item in order}))
+            remember(tree, shared(), _selected(run, {item.series for item in order}, remembered(tree)))
     if request.retrieve == NONE and not request.info:
         units, units_of = [], {}
     return Plan(units, len(order), instances, len(conflicts.patients), units_of)
@@ -450,15 +450,22 @@ def _write_flow(run: Run) -> dict[str, Any]:
     return {"flow": list(map(asdict, lines))}
 
 
-def _selected(run: Run, planned: Container[SeriesId]) -> Iterator[tuple[str, RowSelected]]:
-    """Yield what was selected for each row that was answered, as far as it is to be fetched."""
+def _selected(
+    run: Run, planned: Container[SeriesId], earlier: Mapping[str, RowSelected]
+) -> Iterator[tuple[str, RowSelected]]:
+    """Yield what was selected for each row that was answered, as far as it is to be fetched.
+
+    What an earlier run has selected stays, also where a conflict with another row keeps it from being fetched again.
+    """
     for part in run.parts("found"):
         records = read_jsonl(part)
         for row in records:
+            before = earlier.get(row["key"])
+            stays = {(study, series) for study, series, _ in before.series} if before else set()
             series = [
                 [study, series, role]
                 for study, series, _, _, role in islice(records, row["series"])
-                if SeriesId(study, series) in planned
+                if SeriesId(study, series) in planned or (study, series) in stays
             ]
             if row["state"] in ROWS_ANSWERED:
                 yield row["key"], RowSelected(row["rules"], series)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.query.keys import COLUMNS, column_of, nearest_column
 
-_PAIR = re.compile(r'([^=,;"]*)=\s*("(?:[^"]|"")*"|[^=,;"]*)(?:[,;\n]|$)')
+# Nothing is tried twice: a map of a million blanks would take hours.
+_PAIR = re.compile(r"""([^=,;"]*+)=[^\S\n]*+("(?:[^"]|"")*+"|[^=,;"\n]*+)[^\S\n]*+(?:[,;\n]|$)""")
 _FORM = (
     "write ours = theirs with commas between, as in PatientID = mrn, row_id = case_no; a name with a comma in quotes"
 )

@@ -7,6 +7,7 @@ the table `source`. Other files, the network, extensions and settings are locked
 from __future__ import annotations
 
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,8 +83,8 @@ def records_of_query(path: Path, sql: Path) -> TypedRecords:
 
     text = read_sql(sql)
     try:
-        with duckdb.connect(":memory:", config=_SETTINGS) as database:
-            _attach(database, path)
+        with _without_wildcards(path) as plain, duckdb.connect(":memory:", config=_SETTINGS) as database:
+            _attach(database, plain)
             database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
             statements = database.extract_statements(text)
@@ -110,8 +111,20 @@ def is_parquet(head: bytes) -> bool:
     return head[:4] == b"PAR1"
 
 
-def _attach(database: duckdb.DuckDBPyConnection, path: Path) -> None:
+@contextmanager
+def _without_wildcards(path: Path) -> Iterator[Path]:
+    """Yield a path of the file that DuckDB takes for no pattern: `cases[1].csv` is one file."""
     path = path.resolve()
+    if not set("*?[") & set(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder).resolve() / "table"
+        link.symlink_to(path)
+        yield link
+
+
+def _attach(database: duckdb.DuckDBPyConnection, path: Path) -> None:
     name = "'{}'".format(str(path).replace("'", "''"))
     with path.open("rb") as stream:
         head = stream.read(16)

@@ -7,9 +7,10 @@ in its row: digits that a floating-point number has lost, a time of day in a col
 from __future__ import annotations
 
 import datetime as dt
+import io
 import math
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +23,8 @@ from pacsifier_ops.query.records import Record
 if TYPE_CHECKING:
     import pyarrow
 
-#: Rows of such a source, its columns, and the characters of all its cells, at most.
-MOST_ROWS, MOST_COLUMNS, MOST_CHARACTERS = 500_000, 1000, 256 * 2**20
+#: Rows of such a source, its columns, its cells, and the characters of all of them, at most.
+MOST_ROWS, MOST_COLUMNS, MOST_CELLS, MOST_CHARACTERS = 500_000, 1000, 20_000_000, 256 * 2**20
 #: Rows that are read at once.
 BATCH = 10_000
 #: First whole number that a floating-point number of so many bits may have rounded.
@@ -102,7 +103,7 @@ def _number(value: float | Decimal, rounded: int) -> Cell:
     if not math.isfinite(value):
         return Cell("", _NO_NUMBER)
     if value != int(value):
-        text = f"{value.normalize():f}" if isinstance(value, Decimal) else repr(value)
+        text = f"{value:f}".rstrip("0") if isinstance(value, Decimal) else repr(value)
         return Cell(text, odd="a number with a fraction")
     whole = int(value)
     if isinstance(value, float) and abs(whole) >= rounded:
@@ -124,13 +125,19 @@ def records_of_parquet(source: Path | BinaryIO) -> TypedRecords:
     Raises:
         TableRefused: it is damaged, or too large.
     """
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile, read_metadata
 
     try:
-        with ParquetFile(source) as table:
-            rows, size = table.metadata.num_rows, sum(_size(table.metadata, n) for n in range(table.num_row_groups))
-            if rows > MOST_ROWS or size > 4 * MOST_CHARACTERS:
-                raise _too_large()
+        metadata = read_metadata(source)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        size = sum(group.total_byte_size for group in groups)
+        if metadata.num_rows > MOST_ROWS or metadata.num_columns > MOST_COLUMNS or size > 4 * MOST_CHARACTERS:
+            raise _too_large()
+        # A small file may hold endless lists, and nulls.
+        chunks = (group.column(place) for group in groups for place in range(metadata.num_columns))
+        if sum(chunk.num_values for chunk in chunks) > MOST_CELLS:
+            raise _too_large()
+        with ParquetFile(source, read_dictionary=_texts(metadata)) as table:
             return records_of_batches(table.schema_arrow, table.iter_batches(BATCH))
     except TableRefused:
         raise
@@ -139,8 +146,20 @@ def records_of_parquet(source: Path | BinaryIO) -> TypedRecords:
         raise TableRefused([Problem(0, "", message)]) from None
 
 
-def _size(metadata: Any, group: int) -> int:
-    return int(metadata.row_group(group).total_byte_size)
+def rows_of_parquet(data: bytes) -> int:
+    """Return the number of rows of a Parquet file; 0 where it is damaged, which `records_of_parquet` says."""
+    from pyarrow.parquet import read_metadata
+
+    try:
+        return int(read_metadata(io.BytesIO(data)).num_rows)
+    except Exception:  # see `records_of_parquet`
+        return 0
+
+
+def _texts(metadata: Any) -> list[str]:
+    """Return the columns of texts and bytes. Each of their values is read once: a small file may repeat a long one."""
+    columns = map(metadata.schema.column, range(metadata.num_columns))
+    return [one.path for one in columns if one.physical_type == "BYTE_ARRAY" and not one.max_repetition_level]
 
 
 def records_of_batches(schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordBatch]) -> TypedRecords:
@@ -154,7 +173,8 @@ def records_of_batches(schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordB
     found = TypedRecords([Record(0, [one.name for one in schema])])
     characters = 0
     for batch in batches:
-        if len(found.records) - 1 + batch.num_rows > MOST_ROWS:
+        rows = len(found.records) - 1 + batch.num_rows
+        if rows > MOST_ROWS or rows * len(schema) > MOST_CELLS:
             raise _too_large()
         columns = [_cells(place, column, found.notes) for place, column in enumerate(batch.columns)]
         for cells in zip(*columns, strict=True):
@@ -172,7 +192,7 @@ def records_of_batches(schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordB
     return found
 
 
-def _cells(place: int, column: pyarrow.Array, notes: dict[int, str]) -> Iterator[Cell]:
+def _cells(place: int, column: pyarrow.Array, notes: dict[int, str]) -> Iterable[Cell]:
     """Return the cells of a column of a batch; says in `notes` what is to be known of it.
 
     Raises:
@@ -183,6 +203,9 @@ def _cells(place: int, column: pyarrow.Array, notes: dict[int, str]) -> Iterator
 
     kind = column.type
     rounded = _ROUNDED[64]
+    if pyarrow.types.is_dictionary(kind):
+        values = list(_cells(place, column.dictionary, notes))
+        return [Cell() if which is None else values[which] for which in column.indices.to_pylist()]
     if pyarrow.types.is_floating(kind):
         rounded = _ROUNDED[kind.bit_width]
         notes[place] = _FLOATS
@@ -222,7 +245,7 @@ def write_rows(path: Path, names: Sequence[str], batches: Iterable[Sequence[Sequ
     for batch in batches:
         for column, values in zip(columns, zip(*batch, strict=True), strict=True):
             column.extend(values)
-        if len(columns[0]) > MOST_ROWS:
+        if len(columns[0]) > MOST_ROWS or len(columns[0]) * len(names) > MOST_CELLS:
             raise _too_large()
     table = pyarrow.Table.from_arrays([_typed(column) for column in columns], [*names])
     with atomic_stream(path) as stream:
@@ -242,5 +265,5 @@ def _typed(values: list[Any]) -> pyarrow.Array:
 
 
 def _too_large() -> TableRefused:
-    message = f"is too large; there may be {MOST_ROWS:,} rows of {MOST_COLUMNS:,} columns"
+    message = f"is too large; there may be {MOST_ROWS:,} rows, {MOST_COLUMNS:,} columns, and {MOST_CELLS:,} cells"
     return TableRefused([Problem(0, "", message)])

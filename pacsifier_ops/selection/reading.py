@@ -154,10 +154,11 @@ class _Reader:
             rule = self._once("rule", one, partial(self._rule, one, where))
             if rule is None:
                 continue
+            rule = rule if rule.name else Rule(f"{kind} {number}", rule.conditions)
             if rule.name in names:
                 self._add(one, where, "two rules have this name, and could not be told from each other; change one")
-            names |= {rule.name} - {""}
-            rules.append(rule if rule.name else Rule(f"{kind} {number}", rule.conditions))
+            names.add(rule.name)
+            rules.append(rule)
         return tuple(rules)
 
     def _rule(self, node: yaml.Node, where: str) -> Rule | None:

@@ -10,6 +10,7 @@ day offset is StudyDate less the row's anchor date, in days. It does not depend 
 | linker.csv, .parquet     | the data set                             | whoever gets the data: the row is known by a  |
 |                          |                                          | token, the lines are in the order of tokens   |
 | linker.json              | the first of these                       | digests of the second                         |
+| rows.json                | the first of these                       | line of each row, by what it asks             |
 
 It tells what is in the data set, not what a run has done, so it is the same after a night without news.
 """
@@ -36,6 +37,7 @@ from pacsifier_ops.pseudonyms.secret import Secret, project_folder, project_secr
 from pacsifier_ops.query.columns import unique
 from pacsifier_ops.runs.accounts import ROW_BAD, ROW_CONFLICT, ROW_EMPTY, ROW_FAILED, ROW_UNDECIDABLE
 from pacsifier_ops.runs.folder import Run, stage_folder
+from pacsifier_ops.selection.deciding import date_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import Tree
@@ -44,7 +46,7 @@ from pacsifier_ops.study.accounts import MISSING, PUBLIC_MISSING
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, folder_of
 
-NAME = "linker.csv"
+NAME, _ROWS_FILE = "linker.csv", "rows.json"
 FILES = (NAME, str(parquet_of(Path(NAME))))
 
 #: State of a series with at least one image in the data set, and of a row or a series that the selection leaves out.
@@ -136,7 +138,7 @@ def write(run: Run, secret: str = "") -> Linked | None:
     tokens = Tokens(project_secret(study.project, secret))
     by_line: dict[int, list[Line]] = {}
     left_out: dict[int, str] = {}
-    earlier = _Earlier(root, store)
+    earlier = _Earlier(home, store)
     series = _series_of_lines(part, store)
     for account in extracted.rows(part, table.same_as):
         if account.state == ROW_BAD:
@@ -145,16 +147,18 @@ def write(run: Run, secret: str = "") -> Linked | None:
         left_out[row.line] = "; ".join(f"{reason}: {count}" for reason, count in sorted(account.left_out.items()))
         token = tokens.of(row.row_id, row.line)
         found = series.get(table.same_as.get(row.line, row.line), ())
-        lines = [line for one in found for line in one.lines(token, _day(row.anchor))]
+        lines = [line for one in found for line in one.lines(token, date_of(row.anchor))]
         if not lines and account.state == ROW_FAILED and row.row_id:
-            lines = earlier.lines(token)
+            lines = earlier.lines(row)
         if not lines:
             state, reason = _ROWS.get(account.state, _LEFT_OUT)
             lines = [Line(token, state=state, reason=reason)]
         by_line[row.line] = lines
     with ExitStack() as stack:
         stack.enter_context(storage_errors("the state root, or the folder of the study"))
-        _write_own(private_folder(home), rows, by_line, left_out, part)
+        (private_folder(home) / _ROWS_FILE).unlink(missing_ok=True)  # it and the linker belong together
+        _write_own(home, rows, by_line, left_out, part)
+        write_json(home / _ROWS_FILE, {_known(rows[line]): line for line in sorted(by_line, reverse=True)})
         scratch = stack.enter_context(tree.workplace(shared()))
         _write_public(root, by_line, study.linker_days, scratch)
         linked = sum(any(line.series_uid for line in lines) for lines in by_line.values())
@@ -266,38 +270,45 @@ def _series_of_lines(part: Run, store: Store) -> dict[int, list[_Series]]:
     found: dict[int, list[_Series]] = {}
     for item, account in planned:
         missing = PUBLIC_MISSING[stages.EXTRACT] if account.missing else ""
-        series = _Series(_day(item.attributes.get("StudyDate", "")), parts.get(item.series, ()), missing)
+        series = _Series(date_of(item.attributes.get("StudyDate", "")), parts.get(item.series, ()), missing)
         for line in item.lines:
             found.setdefault(line, []).append(series)
     return found
 
 
-def _day(text: str) -> dt.date | None:
-    with suppress(ValueError):
-        return dt.date(int(text[:4]), int(text[4:6]), int(text[6:])) if len(text) == 8 and text.isdigit() else None
-    return None
-
-
 class _Earlier:
-    """The lines of an earlier linker of the data set. A row that cannot be asked tonight keeps its lines."""
+    """The lines of the earlier linker of the data set. A row that cannot be asked tonight keeps its lines.
 
-    def __init__(self, root: Path, store: Store) -> None:
-        self._path, self._store = root / FILES[1], store
-        self._lines: dict[str, list[Line]] | None = None
+    A row is the same if its id, what it asks, and its anchor are: rows may share an id, and a table may be another one.
+    """
 
-    def lines(self, token: str) -> list[Line]:
+    def __init__(self, home: Path, store: Store) -> None:
+        self._home, self._store = home, store
+        self._places: dict[str, int] = {}
+        self._lines: dict[int, list[Line]] | None = None
+
+    def lines(self, row: extracted.Identity) -> list[Line]:
         """Return the lines of a row with a series that is in the data set."""
         if self._lines is None:
-            from pyarrow.parquet import read_table
+            self._lines = {}
+            with suppress(Exception):  # whatever is damaged, or not there, is not known
+                self._read(self._lines)
+        return self._lines.get(self._places.get(_known(row), 0), [])
 
-            self._lines, there = {}, _series_in(self._store)
-            if self._path.exists():
-                with suppress(Exception):  # whatever is damaged is not known
-                    for values in read_table(self._path).to_pylist():
-                        line = Line(**{name: value for name, value in values.items() if value is not None})
-                        if line.series_uid in there:
-                            self._lines.setdefault(line.row_token, []).append(line)
-        return self._lines.get(token, [])
+    def _read(self, lines: dict[int, list[Line]]) -> None:
+        from pyarrow.parquet import read_table
+
+        self._places, there = read_json(self._home / _ROWS_FILE), _series_in(self._store)
+        for values in read_table(self._home / FILES[1], columns=["line", *COLUMNS]).to_pylist():
+            place = values.pop("line")
+            line = Line(**{name: value for name, value in values.items() if value is not None})
+            if line.series_uid in there:
+                lines.setdefault(place, []).append(line)
+
+
+def _known(row: extracted.Identity) -> str:
+    """Return what a row is known by from run to run."""
+    return f"{row.asked} {row.row_id}"
 
 
 def _series_in(store: Store) -> set[str]:
@@ -344,7 +355,7 @@ def _beside(part: Run) -> tuple[list[str], dict[int, list[Any]]]:
 def _write_public(root: Path, by_line: Mapping[int, Sequence[Line]], with_days: bool, scratch: Path) -> None:
     """Write the linker of the data set, if it is another one than before."""
     every = {line if with_days else replace(line, days=None) for lines in by_line.values() for line in lines}
-    cells = sorted(every, key=lambda line: [str(cell or "") for cell in line.cells()])
+    cells = sorted(every, key=lambda line: ["" if cell is None else str(cell) for cell in line.cells()])
     made = scratch / NAME
     write_table(made, COLUMNS, (line.cells() for line in cells), data_file())
     for name in FILES:

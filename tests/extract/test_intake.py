@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import openpyxl
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from pacsifier_ops.base.errors import ConfigError, StorageError
 from pacsifier_ops.extract import intake
@@ -133,7 +135,9 @@ def test_a_too_large_table_is_not_read(state_root: Path) -> None:
     sheet = io.BytesIO()
     with zipfile.ZipFile(sheet, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", b"<row/>" * (intake.LINES + 1))
-    for data in (b"PatientID\n" + b"1\n" * intake.LINES, sheet.getvalue()):
+    rows = io.BytesIO()
+    parquet.write_table(pa.table({"PatientID": ["1"] * (intake.LINES + 1)}), rows)
+    for data in (b"PatientID\n" + b"1\n" * intake.LINES, sheet.getvalue(), rows.getvalue()):
         (problem,) = take(data)["problems"]
         assert "has too many lines; cut it into several tables of at most 200,000" in problem["message"]
     assert not kept(state_root)

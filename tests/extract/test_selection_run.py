@@ -298,3 +298,14 @@ def test_the_command_selects(
     assert "rules.yaml: line 1, anchor: none of closest" in refused and "line 2, days" in refused
     with pytest.raises(SystemExit):
         main(["--save", *command[:-2], "--reselect"])
+
+
+def test_a_conflict_does_not_forget_what_was_selected(tmp_path: Path, rules: Path) -> None:
+    with serving(IMAGES, tmp_path / "archive") as pacs:
+        node, out, row = node_of(pacs), tmp_path / "out", {**ROWS[0], "new_ids": "A1", "StudyDate": ""}
+        assert fetched(extract(node, [row], out, selection=str(rules))) == {"12.1", "11.1"}
+        pacs.add(write(study("P1", "20200103", "13", THIN), tmp_path / "more"))
+        other = {"PatientID": "", "StudyDate": "20200110", "anchor_date": "20200110", "new_ids": "B2"}
+        clash = extract(node, [row, other], out, selection=str(rules))
+        assert {one.state for one in clash.rows} == {"conflict"} and not clash.series
+        assert fetched(extract(node, [row], out, selection=str(rules))) == {"12.1", "11.1"}

@@ -490,3 +490,46 @@ def test_the_omop_example_names_the_patients_and_studies_of_the_demonstration(tm
     with duckdb.connect(str(tmp_path / "omop.duckdb"), read_only=True) as made:
         series = made.execute("select image_series_uid from image_occurrence").fetchall()
     assert {uid for (uid,) in series} <= {str(image.SeriesInstanceUID) for image in archive}
+
+
+def test_small_files_of_much_are_too_large(tmp_path: Path) -> None:
+    # A dictionary has a long value once, and nulls and lists of one number take no room at all.
+    again = pa.DictionaryArray.from_arrays(pa.array([0] * 50_000, pa.int32()), ["x" * 100_000])
+    for columns in ({"PatientID": again}, {f"c{number}": pa.nulls(30_000) for number in range(900)}):
+        assert "is too large" in refused(stored(tmp_path, **columns))
+    many = pa.ListArray.from_arrays(pa.array([0, 30_000_000], pa.int32()), pa.nulls(30_000_000, pa.int8()))
+    assert "is too large" in refused(stored(tmp_path, PatientID=["1"], more=many), columns="PatientID = PatientID")
+    with pytest.raises(TableRefused, match="is too large"):
+        write_rows(tmp_path / "rows.parquet", ["c"] * 900, [[(None,) * 900] * 10_000] * 3)
+
+
+def test_categories_are_the_values_that_they_stand_for(tmp_path: Path) -> None:
+    texts = pa.array(["1", None, "1", "02"]).dictionary_encode()
+    dates = pa.array([dt.date(1899, 1, 2), dt.date(1899, 1, 2), None, dt.date(2020, 1, 1)]).dictionary_encode()
+    assert keys(read_query_table(stored(tmp_path, PatientID=texts, StudyDate=dates))) == [
+        {"PatientID": "1", "StudyDate": "18990102"},
+        {"StudyDate": "18990102"},
+        {"PatientID": "1"},
+        {"PatientID": "02", "StudyDate": "20200101"},
+    ]
+
+
+@pytest.mark.parametrize("name", ["cases[1].csv", "case?.csv", "c*.csv", "o'neill [2].csv"])
+def test_names_of_files_are_no_patterns(name: str, tmp_path: Path) -> None:
+    (tmp_path / "cases1.csv").write_text("PatientID\nother\n")
+    (tmp_path / name).write_text("PatientID\n007\n")
+    reading = Reading(sql=asked(tmp_path, "select * from source"))
+    assert keys(read_query_table(tmp_path / name, reading)) == [{"PatientID": "007"}]
+
+
+def test_a_long_column_map_is_read_at_once() -> None:
+    for text in ("PatientID=" + " " * 1_000_000 + '"x', "PatientID=" + " " * 1_000_000 + "x=", "," * 1_000_000):
+        with pytest.raises(ConfigError, match="pair 1 is not understood"):
+            Reading(columns=text)
+    pairs = Reading(columns='PatientID = "a, ""b"" c" , row_id = 2 ;StudyDate=x\nnew_ids = y\n').map
+    assert [(pair.ours, pair.theirs) for pair in pairs] == [
+        ("PatientID", 'a, "b" c'),
+        ("row_id", "2"),
+        ("StudyDate", "x"),
+        ("new_ids", "y"),
+    ]

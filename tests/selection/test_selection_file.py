@@ -87,6 +87,7 @@ def test_the_digest_of_rules_is_of_what_they_say() -> None:
             "series:\n  exclude:\n    - {Modalty: CT}",
             "line 3, series.exclude: Modalty is not known (did you mean Modality?)",
         ),
+        ("ZQX7183: P1", "line 1: a key that is no plain word is not known"),
         ("series:\n  include:\n    - {Modality: []}", "line 3, series.include.Modality: an empty list"),
         (
             "series:\n  include:\n    - {SliceThickness: thin}",
@@ -94,6 +95,10 @@ def test_the_digest_of_rules_is_of_what_they_say() -> None:
         ),
         ("series: {include: [{SliceThickness: 3..1}]}", "SliceThickness: the range ends before it begins"),
         ("series: {include: [{Modality: CT, Modality: MR}]}", "Modality: there twice"),
+        (
+            "series: {exclude: [{name: exclude 2, Modality: CT}, {Modality: SR}]}",
+            "two rules have this name",
+        ),
         (
             "series: {include: [{name: a, Modality: CT}], exclude: [{name: a, Modality: SR}]}",
             "two rules have this name",

@@ -299,3 +299,60 @@ def test_what_the_selection_leaves_out(pacs: EmbeddedPacs, root: Path) -> None:
     ]
     assert {line["reason"] for line in public if line["state"] == "left out"} == {"left out by the selection"}
     assert not any(b"Vidas" in path.read_bytes() for path in run.folder("released").glob("linker.*"))
+
+
+def failed(run: StudyRun) -> None:
+    """As after a search that the archive did not answer."""
+    part = stage_run(run.run, EXTRACT)
+    for path in part.parts("found"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [line | {"state": "failed", "series": 0} for line in lines if isinstance(line, dict)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in rows))
+    for path in part.parts("units"):
+        path.write_text("")
+    steps.check(run.run)
+
+
+def test_lines_that_a_row_keeps_are_its_own(pacs: EmbeddedPacs, root: Path) -> None:
+    """Rows that share an id, one whose patient is another one since, and one with another anchor."""
+    day = dt.date(2020, 1, 31)
+    store(root, [("A", KUNIGUNDE[0], None, day), ("A", VIDA[0], None, day), ("B", VIDA[0], None, day), ROWS[0]])
+    first = night(pacs, root, linker_days=False)
+    before = read(own(first) / "linker.csv")
+    later = (ROWS[0][0], ROWS[0][1], None, dt.date(2020, 2, 1))
+    store(root, [("A", VIDA[0], None, day), ("A", KUNIGUNDE[0], None, day), ("B", KUNIGUNDE[0], None, day), later])
+    again = StudyRun(node_of(pacs), root, [], {**GIVEN, "linker_days": False})
+    again.make()
+    failed(again)
+
+    def of(lines: list[dict[str, Any]], place: int) -> list[tuple[Any, ...]]:
+        return [tuple(line[name] for name in SHOWN) for line in lines if line["line"] == place and line["series_uid"]]
+
+    after = read(own(again) / "linker.csv")
+    assert of(after, 1) == of(before, 2) and of(after, 2) == of(before, 1) and of(before, 1) and of(before, 2)
+    assert {line["days"] for line in after if line["line"] == 2} == {-30, 367}  # also where the receiver has none
+    assert [(line["line"], line["state"]) for line in after if line["line"] > 2] == [(3, "failed"), (4, "failed")]
+    # A second night without an answer changes nothing.
+    failed(again)
+    assert read(own(again) / "linker.csv") == after
+
+
+def test_lines_are_in_one_order(tmp_path: Path) -> None:
+    lines = [linker.Line("a", "P", "1", "2", days, 1) for days in (0, None, *range(-9, 10))]
+    for folder, every in (("one", lines), ("two", lines[::-1])):
+        (tmp_path / folder).mkdir()
+        linker._write_public(tmp_path / folder, {1: every}, True, tmp_path)
+    keys = ["" if line["days"] is None else str(line["days"]) for line in read(tmp_path / "one" / "linker.csv")]
+    assert keys == sorted(keys) and len(keys) == 20
+    assert (tmp_path / "one" / "linker.csv").read_bytes() == (tmp_path / "two" / "linker.csv").read_bytes()
+
+
+def test_days_of_a_date_that_the_archive_writes_with_points(pacs: EmbeddedPacs, root: Path) -> None:
+    """As the selection reads it."""
+    run = night(pacs, root)
+    part = stage_run(run.run, EXTRACT)
+    for path in part.parts("units"):
+        path.write_text(path.read_text().replace('"StudyDate":"20200101"', '"StudyDate":"2020.01.01"'))
+    assert any("2020.01.01" in path.read_text() for path in part.parts("units"))
+    steps.check(run.run)
+    assert -30 in {line["days"] for line in read(own(run) / "linker.csv")}
