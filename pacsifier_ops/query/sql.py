@@ -1,11 +1,14 @@
 """A query table as the result of an SQL query: over a file, by DuckDB, or over a connection of Airflow.
 
 DuckDB sees the file of the table and nothing else. It opens a database read-only; of a csv or Parquet file it makes
-the table `source`. Other files, the network, extensions and settings are locked before the query is read.
+the table `source`. Other files, the network, extensions and settings are locked before the query is read. It works in a
+process apart, because its own limit of memory leaves long texts and lists out.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import tempfile
 import threading
@@ -14,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pacsifier_ops.base.apart import Apart, serve
 from pacsifier_ops.base.given import Unusable, read_given, text_of
 from pacsifier_ops.query.problems import Problem, TableRefused
-from pacsifier_ops.query.typed import BATCH, TypedRecords, records_of_batches
+from pacsifier_ops.query.typed import BATCH, MOST_ROWS, TypedRecords, records_of_batches, too_large
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 SOURCE = "source"
 #: Bytes of a query, memory of DuckDB, and seconds that a query may take, at most.
 _LONGEST, _MEMORY, _SECONDS = 256 * 2**10, "1GB", 600.0
+#: Bytes of the process that DuckDB works in, at most: DuckDB, the libraries, and rows that are handed over.
+_PROCESS = 4 * 2**30
 
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
@@ -79,9 +85,36 @@ def records_of_query(path: Path, sql: Path) -> TypedRecords:
     Raises:
         TableRefused: the query or the file cannot be used, or the result is too large; tells nothing that either holds.
     """
-    import duckdb
+    import pyarrow
 
-    text = read_sql(sql)
+    request = {"path": str(path), "text": read_sql(sql), "seconds": _SECONDS}
+    with Apart(__name__, _SECONDS + 60) as database:
+        answer = database.ask(request)
+    if answer is None:
+        raise _refused(f"needs more than {_MEMORY} of memory, or ended the database; have it select less")
+    if answer[:1] == b"{":
+        raise TableRefused([Problem(0, *json.loads(answer)["problem"])])
+    with pyarrow.ipc.open_stream(answer) as reader:
+        return records_of_batches(reader.schema, reader)
+
+
+# In the process apart
+
+
+def _answer(request: dict[str, Any]) -> bytes:
+    """Return the result of a query as a stream of Arrow; or why it has none, as JSON."""
+    try:
+        return _result(Path(request["path"]), request["text"], request["seconds"])
+    except TableRefused as error:
+        (problem,) = error.problems
+        return json.dumps({"problem": [problem.column, problem.message, problem.value]}).encode()
+
+
+def _result(path: Path, text: str, seconds: float) -> bytes:
+    import duckdb
+    import pyarrow
+
+    stream, rows = io.BytesIO(), 0
     try:
         with _without_wildcards(path) as plain, duckdb.connect(":memory:", config=_SETTINGS) as database:
             _attach(database, plain)
@@ -90,15 +123,24 @@ def records_of_query(path: Path, sql: Path) -> TypedRecords:
             statements = database.extract_statements(text)
             if [one.type for one in statements] != [duckdb.StatementType.SELECT]:
                 raise _refused("holds something else than one SELECT; write a single query")
-            with _interrupted_after(database, _SECONDS):
+            with _interrupted_after(database, seconds):
                 reader = database.sql(statements[0].query).to_arrow_reader(BATCH)
-                return records_of_batches(reader.schema, reader)
+                with pyarrow.ipc.new_stream(stream, reader.schema) as writer:
+                    for batch in reader:
+                        writer.write_batch(batch)
+                        rows += batch.num_rows
+                        if rows > MOST_ROWS or stream.tell() > _PROCESS // 8:
+                            raise too_large()
+        return stream.getvalue()
     except TableRefused:
         raise
+    except MemoryError:
+        raise _refused(f"needs more than {_MEMORY} of memory; have it select less") from None
     except duckdb.Error as error:
         raise _refused(_told(error), _said(error)) from None
     except Exception:  # Arrow raises what DuckDB does while rows are read, as exceptions of its own
-        raise _refused("failed while its rows were read; try it in DuckDB itself") from None
+        why = "failed while its rows were read, which may need too much memory; try it in DuckDB itself"
+        raise _refused(why) from None
 
 
 def is_database(head: bytes) -> bool:
@@ -175,3 +217,7 @@ def _said(error: Any) -> str:
 
 def _refused(why: str, said: str = "") -> TableRefused:
     return TableRefused([Problem(0, "sql", why, said)])
+
+
+if __name__ == "__main__":
+    serve(_answer, _PROCESS)

@@ -132,11 +132,11 @@ def records_of_parquet(source: Path | BinaryIO) -> TypedRecords:
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         size = sum(group.total_byte_size for group in groups)
         if metadata.num_rows > MOST_ROWS or metadata.num_columns > MOST_COLUMNS or size > 4 * MOST_CHARACTERS:
-            raise _too_large()
+            raise too_large()
         # A small file may hold endless lists, and nulls.
         chunks = (group.column(place) for group in groups for place in range(metadata.num_columns))
         if sum(chunk.num_values for chunk in chunks) > MOST_CELLS:
-            raise _too_large()
+            raise too_large()
         with ParquetFile(source, read_dictionary=_texts(metadata)) as table:
             return records_of_batches(table.schema_arrow, table.iter_batches(BATCH))
     except TableRefused:
@@ -169,13 +169,13 @@ def records_of_batches(schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordB
         TableRefused: it is too large, or a column cannot be read.
     """
     if len(schema) > MOST_COLUMNS:
-        raise _too_large()
+        raise too_large()
     found = TypedRecords([Record(0, [one.name for one in schema])])
     characters = 0
     for batch in batches:
         rows = len(found.records) - 1 + batch.num_rows
         if rows > MOST_ROWS or rows * len(schema) > MOST_CELLS:
-            raise _too_large()
+            raise too_large()
         columns = [_cells(place, column, found.notes) for place, column in enumerate(batch.columns)]
         for cells in zip(*columns, strict=True):
             record = Record(
@@ -187,7 +187,7 @@ def records_of_batches(schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordB
             )
             characters += sum(map(len, record.cells))
             if characters > MOST_CHARACTERS:
-                raise _too_large()
+                raise too_large()
             found.records.append(record)
     return found
 
@@ -240,13 +240,13 @@ def write_rows(path: Path, names: Sequence[str], batches: Iterable[Sequence[Sequ
     from pyarrow.parquet import write_table
 
     if not names or len(names) > MOST_COLUMNS:
-        raise _too_large()
+        raise too_large()
     columns: list[list[Any]] = [[] for _ in names]
     for batch in batches:
         for column, values in zip(columns, zip(*batch, strict=True), strict=True):
             column.extend(values)
         if len(columns[0]) > MOST_ROWS or len(columns[0]) * len(names) > MOST_CELLS:
-            raise _too_large()
+            raise too_large()
     table = pyarrow.Table.from_arrays([_typed(column) for column in columns], [*names])
     with atomic_stream(path) as stream:
         write_table(table, stream)
@@ -264,6 +264,6 @@ def _typed(values: list[Any]) -> pyarrow.Array:
     return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
 
 
-def _too_large() -> TableRefused:
+def too_large() -> TableRefused:
     message = f"is too large; there may be {MOST_ROWS:,} rows, {MOST_COLUMNS:,} columns, and {MOST_CELLS:,} cells"
     return TableRefused([Problem(0, "", message)])

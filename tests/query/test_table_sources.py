@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from decimal import Decimal
@@ -400,6 +401,23 @@ def test_a_query_that_has_no_end_is_interrupted(tmp_path: Path, monkeypatch: pyt
 def test_a_result_without_end_is_too_large(tmp_path: Path) -> None:
     made = database(tmp_path, "create table t as select 1 as n")
     assert "is too large" in refused(made, sql=asked(tmp_path, "select range as PatientID from range(100000000)"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select repeat('x', 50000000) as PatientID from range(2000)",
+        "select range(10000000) as PatientID from range(2000)",
+        "select repeat('é', 3000000) as PatientID from range(200)",
+    ],
+)
+def test_values_without_end_need_no_memory_of_ours(query: str, tmp_path: Path) -> None:
+    """DuckDB's own limit of memory leaves them out; its process has one."""
+    made = database(tmp_path, "create table t as select 1 as n")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    text = refused(made, sql=asked(tmp_path, query))
+    assert "is too large" in text or "memory" in text
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # kB
 
 
 @pytest.mark.parametrize("name", ["query.txt", "missing.sql", "folder.sql"])
