@@ -185,9 +185,9 @@ def _reverse_found(run: Run) -> None:
 def test_a_cohort_larger_than_the_free_space_needs_approval(pacs: EmbeddedPacs, tmp_path: Path) -> None:
     for approval, exceeds in ((True, 1), (False, 0)):  # an estimate does not end a run
         run, _ = planned_run(node_of(pacs), [{"PatientID": "P1"}], tmp_path / "out", approval=approval)
-        head, (study_uid, series_uid, attributes, name) = read_jsonl(run.part("found", 0))
+        head, (study_uid, series_uid, attributes, *rest) = read_jsonl(run.part("found", 0))
         attributes |= {"Modality": "SM", "NumberOfSeriesRelatedInstances": str(10**9)}
-        run.write_part("found", 0, [head, [study_uid, series_uid, attributes, name]])
+        run.write_part("found", 0, [head, [study_uid, series_uid, attributes, *rest]])
         steps.plan(run, node_of(pacs))
         sentences = read_json(run.folder / "plan.json")["exceeds"]
         assert len(sentences) == exceeds and all("300,000,000 GB, more than the" in text for text in sentences)

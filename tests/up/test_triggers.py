@@ -159,8 +159,6 @@ def test_the_lines_of_the_documentation_on_the_api_work(up: Up, tmp_path: Path) 
         ({"retrieve": "everything"}, "'everything' is not one of ['save', 'move', 'none']"),
         ({"max_series": 0}, "0 is less than the minimum of 1"),
         ({"strict": "yes"}, "'yes' is not of type 'boolean'"),
-        ({"queryfile": ""}, "'' should be non-empty"),
-        ({"queryfile": None}, "queryfile"),
     ],
 )
 def test_a_bad_conf_is_refused_by_the_api_with_the_reason(up: Up, conf: dict[str, Any], said: str) -> None:
