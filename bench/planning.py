@@ -77,7 +77,12 @@ def peak_memory() -> float:
 
 def measure(series: int) -> tuple[float, float]:
     """`plan` in a process of its own."""
-    command = [sys.executable, "-c", f"from bench.planning import plan; print(*plan({series}))"]
+    return measured("bench.planning", "plan", series)
+
+
+def measured(module: str, function: str, size: int) -> tuple[float, float]:
+    """Seconds and peak memory (MB) that a function of a module returns, in a process of its own."""
+    command = [sys.executable, "-c", f"from {module} import {function}; print(*{function}({size}))"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
     seconds, megabytes = map(float, printed.split())
     return seconds, megabytes

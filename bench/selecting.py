@@ -8,7 +8,6 @@ python -m bench.selecting [ROWS ...]
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.planning import peak_memory
+from bench.planning import measured, peak_memory
 
 SIZES = (25_000, 50_000, 100_000)
 #: Series of a row, and of each of its studies.
@@ -102,19 +101,11 @@ def select(rows: int) -> tuple[float, float]:
     return seconds, peak_memory()
 
 
-def measure(rows: int) -> tuple[float, float]:
-    """`select` in a process of its own."""
-    command = [sys.executable, "-c", f"from bench.selecting import select; print(*select({rows}))"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
-    seconds, megabytes = map(float, printed.split())
-    return seconds, megabytes
-
-
 def main() -> None:
     """Print a line for each size."""
     print(f"{'rows':>8} {'series':>8} {'seconds':>8} {'ms/series':>10} {'peak MB':>8}")
     for size in map(int, sys.argv[1:] or SIZES):
-        seconds, megabytes = measure(size)
+        seconds, megabytes = measured("bench.selecting", "select", size)
         print(f"{size:8d} {size * SERIES:8d} {seconds:8.1f} {seconds / size / SERIES * 1000:10.3f} {megabytes:8.0f}")
 
 

@@ -38,8 +38,9 @@ MOST_DEEP = 64
 MOST_INFLATED = 2**30
 #: Maximum number of headers that are kept.
 _MOST_HEADERS = 20_000
-#: Runs of elements: maximum number that is kept, minimum number of elements, maximum size of an element in bytes.
-_MOST_RUNS, _FEWEST, _LARGEST = 1000, 4, 1 << 12
+#: Runs of elements: maximum number that is kept, minimum number of elements; maximum size in bytes of an element,
+#: and of a run.
+_MOST_RUNS, _FEWEST, _LARGEST, _LONGEST = 1000, 4, 1 << 12, 1 << 16
 #: Larger files (bytes) are mapped instead of read into memory. Pixel data above the second size are not copied.
 _MAPPED, _STRETCH = 1 << 26, 1 << 14
 #: Bytes that are read at once.
@@ -355,7 +356,7 @@ class _Form:
         began = ended = 0
         for tag, start, stop in [*single, (-1, 0, 0)]:
             same = tag in self.others and self.others[tag] == found[tag]
-            if same and tags and start == ended:
+            if same and tags and start == ended and stop - began <= _LONGEST:
                 tags.append(tag)
                 ended = stop
                 continue

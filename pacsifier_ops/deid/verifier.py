@@ -83,9 +83,9 @@ _DIMENSIONS = frozenset({0x00280002, _FRAMES, 0x00280010, 0x00280011, 0x00280100
 _LARGE, _MAPPED = 1 << 16, 1 << 16
 #: Maximum length in bytes of elements that are remembered as clean, and maximum numbers of them, and of patients.
 _SHORT, _MOST, _MOST_PATIENTS = 1 << 10, 20_000, 8
-#: Minimum number of clean elements that are compared at once, maximum number of such runs, and number of bytes by which
-#: they are found.
-_FEWEST, _MOST_RUNS, _RUN = 2, 1000, 12
+#: Minimum number of clean elements that are compared at once, maximum number of such runs; number of bytes by which
+#: they are found, and maximum length in bytes.
+_FEWEST, _MOST_RUNS, _RUN, _LONGEST = 2, 1000, 12, 1 << 16
 #: Markers of comments and application data, by the first bytes of a stream: JPEG and JPEG-LS; JPEG 2000.
 _NON_PIXEL_MARKERS = {b"\xff\xd8": (0xFE, *range(0xE0, 0xF0)), b"\xff\x4f": (0x64,)}
 #: Markers that precede the pixels: start of scan, start of tile-part, end of image.
@@ -145,7 +145,7 @@ class _Clean(dict[bytes, _Uids]):
         """Keep runs of clean elements: start, end and UIDs of each, in order."""
         run: list[tuple[int, int, _Uids]] = []
         for one in [*found, (-1, -1, ())]:
-            if not run or one[0] == run[-1][1]:
+            if not run or (one[0] == run[-1][1] and one[1] - run[0][0] <= _LONGEST):
                 run.append(one)
                 continue
             if len(run) >= _FEWEST:

@@ -58,7 +58,7 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.tree import Tree
 from tests.support.disks import disk
-from tests.support.embedded import extract, node_of, planned_run, series, serving
+from tests.support.embedded import as_new, extract, node_of, planned_run, series, serving
 from tests.support.peers import free_port
 from tests.support.places import REPO
 from tests.support.work import CountedText, looks_at_text
@@ -133,10 +133,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
 
 @pytest.fixture
 def archive(running: Archive, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    running.pacs.faults = Faults()
-    running.pacs.destinations["PACSIFIER"] = ("127.0.0.1", free_port())
-    for record in (running.pacs.queries, running.pacs.retrieves, running.pacs.sent):
-        record.clear()
+    as_new(running.pacs).destinations["PACSIFIER"] = ("127.0.0.1", free_port())
     monkeypatch.setattr(retrieval, "ARRIVAL_GRACE", 0.3)
     return running
 

@@ -23,7 +23,7 @@ from pacsifier_ops.extract.choosing import lists_of
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.progress import progress_of
 from tests.support.command import write_table
-from tests.support.embedded import config_of, extract, log_of, node_of, planned_run, series, serving
+from tests.support.embedded import as_new, config_of, extract, log_of, node_of, planned_run, series, serving
 from tests.support.peers import free_port
 
 pytestmark = pytest.mark.archive
@@ -75,10 +75,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture
 def pacs(running: EmbeddedPacs) -> EmbeddedPacs:
-    running.faults = Faults()
-    for record in (running.queries, running.retrieves, running.sent):
-        record.clear()
-    return running
+    return as_new(running)
 
 
 @pytest.fixture

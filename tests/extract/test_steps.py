@@ -14,14 +14,14 @@ import pytest
 from bench.planning import measure
 from pacsifier_ops.base.errors import AssociationRejected, QueryTableError, TooManySeries
 from pacsifier_ops.base.files import read_json, read_jsonl
-from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.folder import Run, slices
 from tests.support.command import LOG_COLUMNS, write_table
-from tests.support.embedded import extract, log_of, node_of, planned_run, series, serving
+from tests.support.embedded import as_new, extract, log_of, node_of, planned_run, series, serving
 
 HOSTILE = 'He said "x", =1+1; Ü\\1'
 IMAGES = [
@@ -40,10 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture
 def pacs(running: EmbeddedPacs) -> EmbeddedPacs:
-    running.faults = Faults()
-    for record in (running.queries, running.retrieves, running.sent):
-        record.clear()
-    return running
+    return as_new(running)
 
 
 def states(account: RunAccount) -> dict[int, str]:

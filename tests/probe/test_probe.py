@@ -38,7 +38,7 @@ from pacsifier_ops.query.keys import KEYS, MODALITIES, Level
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import shared
 from tests.support import airflow_home
-from tests.support.embedded import node_of, series, serving
+from tests.support.embedded import as_new, node_of, series, serving
 from tests.support.peers import free_port
 
 pytestmark = pytest.mark.archive
@@ -81,11 +81,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture
 def pacs(running: EmbeddedPacs) -> EmbeddedPacs:
-    running.faults = Faults()
-    for seen in (running.queries, running.retrieves, running.sent):
-        seen.clear()
     running.peak_associations = 0
-    return running
+    return as_new(running)
 
 
 @pytest.fixture

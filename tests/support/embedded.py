@@ -12,7 +12,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.run import Request
@@ -36,6 +36,14 @@ def serving(images: Iterable[Dataset], folder: Path) -> Iterator[EmbeddedPacs]:
         pacs.add(write(images, folder))
         pacs.destinations["PACSIFIER"] = ("127.0.0.1", free_port())
         yield pacs
+
+
+def as_new(pacs: EmbeddedPacs) -> EmbeddedPacs:
+    """An embedded PACS that tests share, without the faults and the records of the last one."""
+    pacs.faults = Faults()
+    for record in (pacs.queries, pacs.retrieves, pacs.sent):
+        record.clear()
+    return pacs
 
 
 def config_of(pacs: EmbeddedPacs, **changed: object) -> dict[str, object]:
