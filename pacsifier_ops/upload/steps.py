@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import InputError, TreeError
 from pacsifier_ops.base.files import private_folder
 from pacsifier_ops.runs.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
@@ -26,7 +26,7 @@ from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
 
 def prepare(
-    run: Run, request: UploadRequest, node: PacsNode, most: int = MOST, cancelled: Question = never
+    run: Run, request: UploadRequest, node: Node, most: int = MOST, cancelled: Question = never
 ) -> list[int]:
     """Check that the destination answers, read every file of the folder, and cut its series into units.
 
@@ -47,7 +47,7 @@ def prepare(
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
-    from pacsifier_ops.dimse.attempts import open_session
+    from pacsifier_ops.upload.kinds import destination_at
 
     root = request.folder.resolve()
     request = begin(run, replace(request, folder=root, pacs=node.name))
@@ -60,8 +60,8 @@ def prepare(
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    with open_session(node, shared(), cancelled=cancelled) as session:
-        session.echo()
+    with destination_at(node, shared(), cancelled) as destination:
+        destination.check()
     try:
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
@@ -81,7 +81,7 @@ def prepare(
 
 def send(
     run: Run,
-    node: PacsNode,
+    node: Node,
     unit: int,
     cancelled: Question = never,
     resumed: bool = False,
@@ -108,7 +108,7 @@ class Sending(SeriesWorker[Outgoing]):
     def __init__(
         self,
         run: Run,
-        node: PacsNode,
+        node: Node,
         cancelled: Question = never,
         progress: Callable[[int], None] = lambda size: None,
         done: Callable[[SeriesAccount], None] = lambda account: None,
