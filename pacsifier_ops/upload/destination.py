@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import Node
@@ -51,15 +52,6 @@ class Answer:
     text: str = ""
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A file of the manifest: path at the destination, size in bytes, and SHA-256 of the content, hexadecimal."""
-
-    path: str
-    size: int
-    sha256: str
-
-
 class Destination(ABC):
     """A place that takes objects. It occupies a slot of its node while it is open, and is opened when first needed.
 
@@ -68,6 +60,7 @@ class Destination(ABC):
         slot: acquires a slot of the node; returns a context manager that keeps it.
         cancelled: called regularly; True ends the work.
         before_transfer: called with the slot acquired, before objects are put. An exception prevents that.
+        root: the folder that is uploaded; objects have their paths below it.
 
     Attributes:
         method: name of the way, for accounts.
@@ -81,8 +74,9 @@ class Destination(ABC):
         slot: Callable[[], AbstractContextManager[object]],
         cancelled: Callable[[], bool] = lambda: False,
         before_transfer: Callable[[], None] = lambda: None,
+        root: Path = Path(),
     ) -> None:
-        self._node, self._slot = node, slot
+        self._node, self._slot, self._root = node, slot, root
         self._cancelled, self._before_transfer = cancelled, before_transfer
         self._stack = ExitStack()
         self._open = False
@@ -173,16 +167,19 @@ class Destination(ABC):
         """Return the SOP Instance UIDs of those that the destination holds; None where it is not asked."""
         return None
 
-    def finish(self, files: Iterable[Listed]) -> None:
-        """Close the delivery of a run that is complete; stores get their manifest.
+    def listed(self, file: DicomFile) -> Mapping[str, object] | None:
+        """Return the line of the manifest for a file; None where there is no manifest."""
+        return None
+
+    def finish(self, manifest: Path) -> None:  # noqa: B027 - a PACS needs none
+        """Put the manifest of a run that is complete.
+
+        Args:
+            manifest: a line of JSON for each file, see `listed`.
 
         Raises:
             PacsError: the connection failed.
         """
-
-    def listed(self, file: DicomFile, sha256: str) -> Listed | None:
-        """Return the line of the manifest for a file; None where there is no manifest."""
-        return None
 
     def __enter__(self) -> Any:
         return self

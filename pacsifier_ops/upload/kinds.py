@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 from pacsifier_ops.base.config import Node, PacsNode
 from pacsifier_ops.dimse.attempts import open_session, slot_of
@@ -28,13 +29,14 @@ def destination_at(
     cancelled: Callable[[], bool] = lambda: False,
     before_transfer: Callable[[], None] = lambda: None,
     place: Callable[[], Place] = Place,
+    root: Path = Path(),
 ) -> Destination:
     """Return the destination at a node. It connects within the limit of the node, across all processes.
 
     Args:
         node: the node; its kind says what it speaks.
         leases: leases that enforce the limit.
-        cancelled, before_transfer: see `Destination`.
+        cancelled, before_transfer, root: see `Destination`.
         place: returns the place in line, see `open_session`.
     """
     if isinstance(node, PacsNode):
@@ -42,5 +44,5 @@ def destination_at(
         return StoreService(session)
     module, name = _KINDS[type(node)]
     of = getattr(importlib.import_module(f"pacsifier_ops.upload.{module}"), name)
-    found: Destination = of(node, slot_of(node, leases, cancelled, place=place), cancelled, before_transfer)
+    found: Destination = of(node, slot_of(node, leases, cancelled, place=place), cancelled, before_transfer, root)
     return found

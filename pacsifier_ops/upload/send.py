@@ -59,7 +59,9 @@ class Sender(AtPlace):
     place: Callable[[], Place] = Place
 
     def __post_init__(self) -> None:
-        self.destination = destination_at(self.node, self.leases, self.cancelled, self._begin, lambda: self.place())
+        self.destination = destination_at(
+            self.node, self.leases, self.cancelled, self._begin, lambda: self.place(), self.root
+        )
         self.session = self.destination
         self.use_pace()
 
@@ -249,4 +251,3 @@ class SeriesUpload:
         file = self.pending.pop(uid)
         self.failed[uid] = reason
         self._sender.note(f"not delivered: {file.path}: {reason}")
-
