@@ -65,7 +65,6 @@ class Ftps(FileStore):
         try:
             ftp.login(node.login, node.password, secure=False)
             ftp.prot_p()
-            ftp.voidcmd("TYPE I")
         except ftplib.error_perm as error:
             raise DestinationRefused(f"{node.name}: the server refuses the login; check login and password") from error
         except (ftplib.Error, OSError, EOFError) as error:
@@ -104,6 +103,7 @@ class Ftps(FileStore):
         """See `FileStore`."""
         with self._errors():
             self._make(name.rpartition("/")[0])
+            self._ftp.voidcmd("TYPE I")  # a listing has switched to text, in which no size is told
             unfinished = temporary(name)
             try:
                 self._send(unfinished, content)
@@ -134,6 +134,7 @@ class Ftps(FileStore):
     def pieces(self, name: str) -> Iterator[bytes]:
         """See `FileStore`."""
         with self._errors():
+            self._ftp.voidcmd("TYPE I")
             connection = self._ftp.transfercmd(f"RETR {self._path(name)}")
             with connection:
                 while piece := connection.recv(PIECE):
