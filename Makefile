@@ -7,7 +7,7 @@ RUN := .venv/bin/python
 ARGS ?=
 TESTS ?= tests
 # Groups of tests stay together, and those that take longest begin first: see tests/conftest.py.
-PYTEST := $(RUN) -m pytest --numprocesses 4 --no-loadscope-reorder --durations 10
+PYTEST := $(RUN) -m pytest --numprocesses 4 --no-loadscope-reorder --durations 40
 # Many processes start, and all would compile our modules anew where the environment forbids to keep what they compiled.
 export PYTHONDONTWRITEBYTECODE :=
 CODE := $(wildcard dags docker pacsifier_ops scripts tests tools bench)
