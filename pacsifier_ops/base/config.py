@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError, meant
@@ -54,6 +54,33 @@ class Tls:
     key: str = ""
     password: str = field(default="", repr=False)
     check_host: bool = True
+
+
+class Node(Protocol):
+    """What every place has that images come from or go to, whatever it speaks. For the attributes see `PacsNode`.
+
+    Attributes:
+        key: what tells one place from another; records of deliveries go by it.
+        slots: name of the leases that limit how many of our tasks work there at once, `max_associations` of them.
+        retrieval_window: times at which images may be transferred.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def slots(self) -> str: ...
+    @property
+    def max_associations(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def batch_wait_time(self) -> float: ...
+    @property
+    def retry_wait(self) -> float: ...
+    @property
+    def retrieval_window(self) -> Window: ...
 
 
 @dataclass(frozen=True)
@@ -217,8 +244,7 @@ class PacsNode:
         Raises:
             ConfigError: a setting is wrong.
         """
-        zone = zone_of(self.timezone) or settings.timezone()
-        return Window.parse(self.window or settings.window(), self.window_weekends, zone)
+        return window_of(self.window, self.window_weekends, self.timezone)
 
     @property
     def tls_files(self) -> Tls:
@@ -229,6 +255,15 @@ class PacsNode:
     def destination(self) -> str:
         """AE title of the C-MOVE destination where the images are for us."""
         return self.receiver_aet or self.calling_aet
+
+
+def window_of(window: str, weekends: bool, timezone: str) -> Window:
+    """Return the window of a node; the settings apply where it has none.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    return Window.parse(window or settings.window(), weekends, zone_of(timezone) or settings.timezone())
 
 
 def node_names(given: str | Iterable[str]) -> list[str]:

@@ -261,6 +261,12 @@ class OutOfResources(PacsError):
     retryable = True
 
 
+class DestinationRefused(PacsError):
+    """A destination refuses us: login, host key, certificate, permission, or a name that is not there."""
+
+    of_series = False
+
+
 class MoveDestinationUnknown(PacsError):
     """The PACS does not know, or cannot reach, the AE title of the move destination."""
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node, PacsNode
 from pacsifier_ops.base.errors import NothingMoved, PacsifierError, StorageError, WindowClosed
 from pacsifier_ops.base.waiting import BACK_OFF, pause
 from pacsifier_ops.dimse.session import Session
@@ -43,6 +43,20 @@ def open_session(
         place: returns the place in line; by itself that of a run that has done nothing yet.
     """
 
+    slot = slot_of(node, leases, cancelled, before_waiting, wait, place)
+    return Session(node, slot, incoming, cancelled, progress, before_transfer)
+
+
+def slot_of(
+    node: Node,
+    leases: Leases,
+    cancelled: Callable[[], bool] = lambda: False,
+    before_waiting: Callable[[], object] = lambda: None,
+    wait: float | None = None,
+    place: Callable[[], Place] = Place,
+) -> Callable[[], Lease]:
+    """Return a function that acquires a slot of a node, for the arguments see `open_session`."""
+
     def slot() -> Lease:
         name, limit, where = node.slots, node.max_associations, place()
         try:
@@ -51,10 +65,22 @@ def open_session(
             before_waiting()
         return leases.acquire(name, limit=limit, wait=wait, cancelled=cancelled, place=where)
 
-    return Session(node, slot, incoming, cancelled, progress, before_transfer)
+    return slot
 
 
-def give_way(session: Session, leases: Leases, place: Place) -> None:
+class Connected(Protocol):
+    """What work at a node needs of its session, whatever the node speaks, see `Session`."""
+
+    @property
+    def waited(self) -> float: ...
+    @property
+    def node(self) -> Node: ...
+    @property
+    def is_open(self) -> bool: ...
+    def close(self, abort: bool = False) -> None: ...
+
+
+def give_way(session: Connected, leases: Leases, place: Place) -> None:
     """Close a session if somebody with a better place waits for its association; its next call stands in line.
 
     Raises:
@@ -64,7 +90,7 @@ def give_way(session: Session, leases: Leases, place: Place) -> None:
         session.close()
 
 
-def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], bool]) -> T:
+def retrying(action: Callable[[], T], session: Connected, cancelled: Callable[[], bool]) -> T:
     """Call an action with a session; repeat it after each wait while the error is one that may be temporary."""
     for factor in BACK_OFF:
         try:
@@ -77,35 +103,26 @@ def retrying(action: Callable[[], T], session: Session, cancelled: Callable[[], 
     return action()
 
 
-class AtNode:
-    """Base class of work at one node, with one session. A context manager.
+class AtPlace:
+    """Base class of work at one node, with one session, whatever the node speaks. A context manager.
 
     Attributes:
         node, leases: the node, and the leases that enforce its limits.
         cancelled: called regularly; True ends the work.
-        place: returns the place in line for an association.
-        session: set by `use_session`.
+        place: returns the place in line for a slot.
+        session: set by the subclass, before `use_pace`.
     """
 
-    node: PacsNode
+    node: Node
     leases: Leases
     cancelled: Callable[[], bool]
     place: Callable[[], Place] = Place
+    session: Connected
 
-    def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
-        """Make the session, see `Session`; nothing is opened yet."""
-        node = self.node
-        self.session = open_session(
-            node,
-            self.leases,
-            incoming,
-            self.cancelled,
-            progress,
-            before_transfer=self._begin,
-            place=lambda: self.place(),
-        )
+    def use_pace(self) -> None:
+        """Begin with the pacing of the node."""
         self._under_way = False
-        self._pacer = Pacer(self.leases, node.slots, node.batch_size, node.batch_wait_time)
+        self._pacer = Pacer(self.leases, self.node.slots, self.node.batch_size, self.node.batch_wait_time)
 
     def __enter__(self) -> Self:
         return self
@@ -159,3 +176,27 @@ class AtNode:
     def again(self, action: Callable[[], T]) -> T:
         """Call an action at the node, see `retrying`."""
         return retrying(action, self.session, self.cancelled)
+
+
+class AtNode(AtPlace):
+    """Work at a PACS, see `AtPlace`.
+
+    Attributes:
+        session: set by `use_session`.
+    """
+
+    node: PacsNode
+    session: Session
+
+    def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Make the session, see `Session`; nothing is opened yet."""
+        self.session = open_session(
+            self.node,
+            self.leases,
+            incoming,
+            self.cancelled,
+            progress,
+            before_transfer=self._begin,
+            place=lambda: self.place(),
+        )
+        self.use_pace()

@@ -17,7 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pacsifier_ops.base import options, settings
-from pacsifier_ops.base.config import PacsNode, node_names, read_config
+from pacsifier_ops.base.config import Node, PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, InputError, Later, NotAllowed, PacsifierError, StorageError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.hooks.constants import ITEMS, NODES, URGENCY
@@ -214,7 +214,7 @@ class PrepareOperator(PacsifierOperator):
             counts = expected(run)
             items = -(-counts.get("rows", counts.get("items", 0)) // max(1, len(units)))
             context["ti"].xcom_push(NODES, {NODES: names, URGENCY: params.get(URGENCY), ITEMS: items})
-            line.enter(run, context, nodes_of(params), str(params.get(URGENCY)), self.task_id)
+            line.enter(run, context, self.reached(params), str(params.get(URGENCY)), self.task_id)
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 
@@ -237,6 +237,10 @@ class PrepareOperator(PacsifierOperator):
     def nodes(self, params: Any) -> list[str]:
         """Return what the job talks to: names of connections, whose pools its tasks run in."""
         return []
+
+    def reached(self, params: Any) -> Sequence[Node]:
+        """Return the nodes themselves, see `nodes`."""
+        return nodes_of(params)
 
     def prepare(self, run: Run, request: Any, params: Any) -> list[int]:
         """The step of the job."""
@@ -278,7 +282,7 @@ class UnitOperator(PacsifierOperator):
         self._ti = context["ti"]
         return super().execute(context)
 
-    def overtaken(self, run: Run, node: PacsNode) -> line.Overtaken:
+    def overtaken(self, run: Run, node: Node) -> line.Overtaken:
         """Return the question whether a run waits for the node that goes before this one."""
         return line.Overtaken(run, node, self._ti)
 
@@ -502,3 +506,24 @@ def connected(name: str) -> PacsNode:
     from pacsifier_ops.hooks.dicom import DicomHook
 
     return DicomHook(name).get_conn()
+
+
+def receiver_of(params: Mapping[str, Any]) -> Node:
+    """The node that a run sends to: as `node_of`, and its connection may be of any type that can be sent to.
+
+    Raises:
+        ConfigError: names what is wrong with it, or there are several.
+    """
+    names = connections_of(params)
+    return takes(names[0]) if len(names) == 1 else node_of(params)
+
+
+def takes(name: str) -> Node:
+    """The node of a connection to which objects are sent, a PACS or another destination.
+
+    Raises:
+        ConfigError: names what is wrong with it.
+    """
+    from pacsifier_ops.hooks.destinations import destination
+
+    return destination(name)

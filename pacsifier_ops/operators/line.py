@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.files import read_json, storage_errors, write_json
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.turns import Entry, Line
@@ -27,7 +27,7 @@ _STEPS = ("find", "retrieve", "move", "store")
 _GIVEN = "gave_way.json"
 
 
-def enter(run: Run, context: Any, nodes: Iterable[PacsNode], urgency: str, task_id: str) -> None:
+def enter(run: Run, context: Any, nodes: Iterable[Node], urgency: str, task_id: str) -> None:
     """Let other runs know that this one works at nodes.
 
     Args:
@@ -67,7 +67,7 @@ class Overtaken:
         ti: its task instance, which can ask Airflow.
     """
 
-    def __init__(self, run: Run, node: PacsNode, ti: Any) -> None:
+    def __init__(self, run: Run, node: Node, ti: Any) -> None:
         self._run, self._line, self._ti = run, Line(node.key), ti
         self._begun = False
 

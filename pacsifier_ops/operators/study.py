@@ -24,6 +24,7 @@ from pacsifier_ops.operators.base import (
     connected,
     data_path,
     starter,
+    takes,
 )
 from pacsifier_ops.operators.params import check_conf
 from pacsifier_ops.operators.pseudonyms import secret_of
@@ -127,7 +128,7 @@ class StudySetUpOperator(PacsifierOperator):
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
         study = steps.set_up(run, given, file, starter(context))
         names = filter(None, (*node_names(study.pacs), study.upload, study.karnak, study.move))
-        nodes = {name: connected(name) for name in names}
+        nodes = {name: takes(name) if name == study.upload else connected(name) for name in names}
         needs = [(right, nodes[name]) for right, name in study.needs]
         try:
             facts = admit(run, context, needs, **study.told, urgency=study.urgency)
@@ -250,7 +251,7 @@ class StudyRemoveOperator(PacsifierOperator):
         if started(run) is None:
             raise AirflowSkipException("the study was not set up")
         upload = Study.of(run).upload
-        counts = steps.remove(run, connected(upload).key if upload else "", self.cancelled)
+        counts = steps.remove(run, takes(upload).key if upload else "", self.cancelled)
         self.log.info("%s", counts)
         return counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.rights import IDENTIFIED, SEND
 from pacsifier_ops.hooks.constants import COMMON_POOL, URGENCY
@@ -13,8 +14,9 @@ from pacsifier_ops.operators.base import (
     TalksToNode,
     UnitOperator,
     connections_of,
-    node_of,
+    receiver_of,
 )
+from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.people import Need, urgency_needs
 from pacsifier_ops.state.approved import approved_of
@@ -38,30 +40,38 @@ class UploadPrepareOperator(PrepareOperator):
 
     def needs(self, request: UploadRequest, params: Any) -> list[Need]:
         """Return the rights that the run needs. What is not de-identified by us counts as identified."""
-        node = node_of(params)
+        node = receiver_of(params)
         needs = [(SEND, node), *urgency_needs(params.get(URGENCY), [node])]
         folder = request.folder.resolve()
         if state_of(folder) != DEIDENTIFIED or approved_of(folder) is None:  # anybody can write a marker
             needs.append((IDENTIFIED, node))
         return needs
 
+    def reached(self, params: Any) -> list[Node]:
+        """Return the destination."""
+        return [receiver_of(params)]
+
     def prepare(self, run: Run, request: UploadRequest, params: Any) -> list[int]:
         """See `upload.steps.prepare`."""
-        return job.prepare(run, request, node_of(params), cancelled=self.cancelled)
+        return job.prepare(run, request, receiver_of(params), cancelled=self.cancelled)
 
 
 class DicomStoreOperator(TalksToNode, UnitOperator):
-    """Send the series of one unit by C-STORE, and evaluate every response."""
+    """Send the series of one unit, by C-STORE or as the destination wants them, and evaluate every answer."""
 
     ui_color = "#f4e3d7"
 
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
-        node = node_of(params)
+        node = receiver_of(params)
         return job.send(run, node, self.unit, self.cancelled, self.resumed, self.overtaken(run, node))
 
 
 class UploadReportOperator(ReportOperator):
-    """Write log and report."""
+    """Write log and report; a store that has got everything gets the manifest."""
 
     steps = job
+
+    def close(self, run: Run, params: Any) -> RunAccount:
+        """See `upload.steps.report`."""
+        return job.report(run, lambda: receiver_of(params), self.cancelled)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import InputError, NotAllowed
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.base.given import LARGE, read_given
@@ -24,7 +24,7 @@ from pacsifier_ops.state import audit
 MEMBERS = "members.json"
 
 #: A right, and the node on which it is needed.
-Need = tuple[str, PacsNode]
+Need = tuple[str, Node]
 
 
 def person_of(run: Run, user: str, owners: Sequence[str] = ()) -> Person:
@@ -40,7 +40,7 @@ def person_of(run: Run, user: str, owners: Sequence[str] = ()) -> Person:
     return Person(user, tuple(owners), members)
 
 
-def urgency_needs(urgency: object, nodes: Iterable[PacsNode]) -> list[Need]:
+def urgency_needs(urgency: object, nodes: Iterable[Node]) -> list[Need]:
     """Return the rights that the urgency of a run needs."""
     return [(URGENT, node) for node in nodes] if urgency == IS_URGENT else []
 

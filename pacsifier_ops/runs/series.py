@@ -14,7 +14,7 @@ from pacsifier_ops.runs.job import NOT_ATTEMPTED, Worker
 from pacsifier_ops.state.turns import NORMAL, Line, Place, count_turn, place_of
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.attempts import AtNode
+    from pacsifier_ops.dimse.attempts import AtPlace
 
 
 @contextmanager
@@ -54,7 +54,7 @@ class SeriesWorker(Worker[S, SeriesAccount]):
 
     result = SeriesAccount
     urgency = NORMAL
-    at_node: AtNode
+    at_node: AtPlace
 
     def place(self) -> Place:
         """Return where the run stands among others at the node."""

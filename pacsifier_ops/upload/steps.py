@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from itertools import chain
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import InputError, TreeError
-from pacsifier_ops.base.files import private_folder
-from pacsifier_ops.runs.accounts import UPLOAD, FileAccount, RunAccount, SeriesAccount
+from pacsifier_ops.base.files import private_folder, storage_errors, write_jsonl
+from pacsifier_ops.runs.accounts import COMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
@@ -25,9 +26,7 @@ from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_u
 from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
 
-def prepare(
-    run: Run, request: UploadRequest, node: PacsNode, most: int = MOST, cancelled: Question = never
-) -> list[int]:
+def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, cancelled: Question = never) -> list[int]:
     """Check that the destination answers, read every file of the folder, and cut its series into units.
 
     Args:
@@ -47,7 +46,7 @@ def prepare(
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
-    from pacsifier_ops.dimse.attempts import open_session
+    from pacsifier_ops.upload.kinds import destination_at
 
     root = request.folder.resolve()
     request = begin(run, replace(request, folder=root, pacs=node.name))
@@ -60,8 +59,8 @@ def prepare(
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    with open_session(node, shared(), cancelled=cancelled) as session:
-        session.echo()
+    with destination_at(node, shared(), cancelled) as destination:
+        destination.check()
     try:
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
@@ -81,7 +80,7 @@ def prepare(
 
 def send(
     run: Run,
-    node: PacsNode,
+    node: Node,
     unit: int,
     cancelled: Question = never,
     resumed: bool = False,
@@ -108,7 +107,7 @@ class Sending(SeriesWorker[Outgoing]):
     def __init__(
         self,
         run: Run,
-        node: PacsNode,
+        node: Node,
         cancelled: Question = never,
         progress: Callable[[int], None] = lambda size: None,
         done: Callable[[SeriesAccount], None] = lambda account: None,
@@ -131,8 +130,12 @@ class Sending(SeriesWorker[Outgoing]):
         self._sender.send(series, account)
 
 
-def report(run: Run) -> RunAccount:
+def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question = never) -> RunAccount:
     """Close the account of a run, also of one that failed; write `logs/pacsifier_log.csv` and the report.
+
+    Args:
+        node: returns the destination; a store gets the manifest if the run is complete.
+        cancelled: called regularly; True ends the work.
 
     Returns:
         The account; its `verdict` is the verdict of the run.
@@ -140,6 +143,7 @@ def report(run: Run) -> RunAccount:
     Raises:
         InputError: the run ended before the folder was read.
         StorageError: log or report cannot be written.
+        PacsError: the manifest could not be put.
     """
     from pacsifier_ops.runs.books import write_books
 
@@ -158,6 +162,22 @@ def report(run: Run) -> RunAccount:
         ended=ended_by(run),
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
+    if node is not None and account.verdict == COMPLETE:
+        _finish(run, request, node(), cancelled)
     sent = account.totals()["received"]
     audit.record(audit.EXPORTED, run=run.name, to=request.pacs, objects=sent, verdict=account.verdict)
     return account
+
+
+def _finish(run: Run, request: UploadRequest, node: Node, cancelled: Question) -> None:
+    """Put the manifest of a complete run, where the destination takes one."""
+    from pacsifier_ops.upload.kinds import destination_at
+
+    with destination_at(node, shared(), cancelled, root=request.folder) as destination:
+        files = (file for series, _ in Sending.outcomes(run) for file in series.objects(request.folder))
+        lines = ({**line} for file in files if (line := destination.listed(file)) is not None)
+        if (first := next(lines, None)) is None:
+            return
+        with storage_errors("the state root"):
+            write_jsonl(run.folder / "manifest.jsonl", chain([first], lines))
+        destination.finish(run.folder / "manifest.jsonl")

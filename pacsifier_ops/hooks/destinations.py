@@ -1,0 +1,33 @@
+"""Makes the node of any connection to which objects are sent: the type of the connection says what it is."""
+
+from __future__ import annotations
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from pacsifier_ops.base.config import Node
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.hooks.dicom import DicomHook
+
+
+def destination(name: str) -> Node:
+    """Return the node of a connection.
+
+    Args:
+        name: id of the connection.
+
+    Raises:
+        ConfigError: names the missing connection, its type if nothing can be sent there, or the wrong field.
+    """
+    try:
+        found = BaseHook.get_connection(name)
+    except AirflowNotFoundException:
+        raise ConfigError(f"there is no connection {name}; make one of type {DicomHook.conn_type}") from None
+    if found.conn_type == DicomHook.conn_type:
+        return DicomHook(name).get_conn()
+    from pacsifier_ops.upload.nodes import store_from_connection
+
+    extra = found.extra_dejson
+    return store_from_connection(
+        name, found.conn_type or "", found.host, found.port, found.login, found.password, extra
+    )

@@ -1,0 +1,263 @@
+"""Destinations that keep files below a root, under the paths that they have below the uploaded folder.
+
+The manifest is put last, when a run is complete: `manifest.jsonl`, a line of JSON for each file with path, size in
+bytes and SHA-256. Who finds it, finds all that it lists; what is there and not in it, belongs to no complete delivery.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pacsifier_ops.base.errors import FileUnreadable, PacsError
+from pacsifier_ops.dicom.files import DicomFile
+from pacsifier_ops.state.approved import DIFFERS
+from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.upload.destination import Answer, Destination, Outcome
+
+#: Name of the manifest below the root.
+MANIFEST = "manifest.jsonl"
+#: Beginning of the names of files that are not complete.
+UNFINISHED = ".unfinished-"
+#: Number of bytes that are read at once.
+PIECE = 1 << 20
+#: A small file to try whether files can be written.
+_PROBE = Path(__file__).with_name("__init__.py")
+
+NOT_ITS_PATH = "its path cannot be used at the destination; rename its folders in plain letters"
+OCCUPIED = "another file has its name there, that was not sent from here; look at it, or choose another folder"
+CHANGED_THERE = "what the destination holds is not what was sent"
+
+
+class Reading:
+    """Reads a file once, in pieces, and checks it. An error comes before the last piece, so nothing whole was sent.
+
+    Args:
+        path: the file.
+        size: its size in bytes.
+        mtime_ns: its modification time; None: any.
+        offset: offset of the data set in bytes, see `data_set`.
+        required: SHA-256 that it must have, hexadecimal; empty: any.
+        block: size of the blocks that `blocks` has digests of, in bytes; a multiple of PIECE, or 0.
+
+    Attributes:
+        whole, data_set: SHA-256 of the file and of its data set, once it is read.
+        md5: MD5 of the file; stores know it.
+        blocks: SHA-256 and MD5 of each block.
+    """
+
+    def __init__(
+        self, path: Path, size: int, mtime_ns: int | None = None, offset: int = 0, required: str = "", block: int = 0
+    ) -> None:
+        self.path, self.size, self._mtime_ns, self._offset = path, size, mtime_ns, offset
+        self._required, self._block = required, block
+        self._begin()
+
+    @classmethod
+    def of(cls, file: DicomFile, block: int = 0) -> Reading:
+        """Return the reading of a file that is to be sent."""
+        return cls(file.path, file.size, file.mtime_ns, file.offset, file.sha256, block)
+
+    def _begin(self) -> None:
+        self.whole, self.data_set = hashlib.sha256(), hashlib.sha256()
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self.blocks: list[tuple[bytes, bytes]] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the pieces.
+
+        Raises:
+            FileUnreadable: it cannot be read, has changed, or is not what was approved.
+        """
+        self._begin()
+        sha256, md5, at = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        try:
+            with self.path.open("rb", buffering=0) as stream:
+                held = b""
+                while piece := _filled(stream):
+                    if held:
+                        yield held
+                    held = piece
+                    self.whole.update(piece)
+                    self.md5.update(piece)
+                    self.data_set.update(piece[max(0, self._offset - at) :])
+                    at += len(piece)
+                    if self._block:
+                        sha256.update(piece)
+                        md5.update(piece)
+                        if at % self._block == 0 or at >= self.size:
+                            self.blocks.append((sha256.digest(), md5.digest()))
+                            sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+                status = os.fstat(stream.fileno())
+        except OSError as error:
+            raise FileUnreadable(f"it cannot be read to its end: {error.strerror}") from error
+        if at != self.size or status.st_size != self.size or self._mtime_ns not in (None, status.st_mtime_ns):
+            raise FileUnreadable("it changed while it was being sent")
+        if self._required and self.whole.hexdigest() != self._required:
+            raise FileUnreadable(DIFFERS)
+        yield held
+
+
+def _filled(stream: BinaryIO) -> bytes:
+    """Return the next PIECE bytes; fewer only at the end."""
+    parts, left = [], PIECE
+    while left and (part := stream.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class FileStore(Destination):
+    """A destination that keeps files. A subclass knows how; names have forward slashes and are below the root."""
+
+    #: Size of the blocks whose digests `write` needs, see `Reading`.
+    block = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._listings: dict[str, dict[str, int]] = {}
+
+    @abstractmethod
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the sizes in bytes of the files in a folder, by name; empty where it does not exist."""
+
+    @abstractmethod
+    def write(self, name: str, content: Reading) -> None:
+        """Write a file, so that it is there whole or not at all, and confirm size and digest.
+
+        Raises:
+            FileUnreadable: `content` said so; nothing has changed under this name.
+            Corrupted: the destination does not hold what was sent.
+            PacsError: the connection failed, or there is no room.
+        """
+
+    @abstractmethod
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file there."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file there; none is no error."""
+
+    def check(self) -> None:
+        """Write a small file and remove it again. It is one of this package, and tells nothing."""
+        self.open()
+        name = f"{UNFINISHED}{secrets.token_hex(8)}"
+        self.write(name, Reading(_PROBE, _PROBE.stat().st_size, block=self.block))
+        self.remove(name)
+
+    def name_of(self, file: DicomFile) -> str:
+        """Return the path of a file below the root.
+
+        Raises:
+            ValueError: it cannot be used there.
+        """
+        return checked(file.path.relative_to(self._root).as_posix())
+
+    def put(self, files: Sequence[DicomFile], again: bool) -> Mapping[str, Answer]:
+        """Put one object, unless exactly this one is there."""
+        (file,) = files
+        self.open()
+        self.go_on()
+        name = self.name_of(file)
+        reading = Reading.of(file, self.block)
+        size = self._listing(name).get(name.rpartition("/")[2])
+        if size is not None and not again:
+            for _ in reading:
+                pass
+            if size == file.size and self._digest(name) == reading.whole.hexdigest():
+                return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
+            return {file.sop_instance_uid: Answer(Outcome.UNFIT, text=OCCUPIED)}
+        try:
+            self.write(name, reading)
+        except Corrupted:
+            return {file.sop_instance_uid: Answer(Outcome.DOUBTFUL, text=CHANGED_THERE)}
+        self._listing(name)[name.rpartition("/")[2]] = file.size
+        return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
+
+    def there(self, files: Iterable[DicomFile]) -> set[str] | None:
+        """Return those of which a file of the right size is there."""
+        self.open()
+        self._listings.clear()
+        found = set()
+        for file in files:
+            try:
+                name = self.name_of(file)
+            except ValueError:
+                continue
+            if self._listing(name).get(name.rpartition("/")[2]) == file.size:
+                found.add(file.sop_instance_uid)
+        return found
+
+    def listed(self, file: DicomFile) -> Mapping[str, object]:
+        """Return the line of the manifest for a file."""
+        sha256 = file.sha256 or digest(file.path)
+        return {"path": self.name_of(file), "size": file.size, "sha256": sha256}
+
+    def finish(self, manifest: Path) -> None:
+        """Put the manifest. It replaces that of an earlier run."""
+        self.open()
+        self.write(MANIFEST, Reading(manifest, manifest.stat().st_size, block=self.block))
+
+    def close(self, abort: bool = False) -> None:
+        """See `Destination`; what was listed may change now."""
+        self._listings.clear()
+        super().close(abort)
+
+    def verify(self, name: str, content: Reading) -> None:
+        """Read a file back, and compare size and digest.
+
+        Raises:
+            Corrupted: it is not what was sent.
+        """
+        if self._digest(name) != content.whole.hexdigest():
+            raise Corrupted(CHANGED_THERE)
+
+    def _digest(self, name: str) -> str:
+        found = hashlib.sha256()
+        for piece in self.pieces(name):
+            found.update(piece)
+            self.go_on()
+        return found.hexdigest()
+
+    def _listing(self, name: str) -> dict[str, int]:
+        folder = name.rpartition("/")[0]
+        if folder not in self._listings:
+            if len(self._listings) > 64:  # series come folder by folder
+                self._listings.clear()
+            self._listings[folder] = self.sizes(folder)
+        return self._listings[folder]
+
+
+class Corrupted(PacsError):
+    """The destination does not hold what was sent."""
+
+
+def checked(name: str) -> str:
+    """Return a path below the root, if it can be used at any destination.
+
+    Raises:
+        ValueError: it leads elsewhere, or has characters that mean something else there.
+    """
+    parts = name.split("/")
+    if (
+        name.startswith("/")
+        or any(part in ("", ".", "..") or part != part.strip() or part.startswith(UNFINISHED) for part in parts)
+        or not name.isprintable()
+        or any(letter in name for letter in '\\:*?"<>|#%')
+        or name == MANIFEST
+        or len(name.encode(errors="replace")) > 900
+    ):
+        raise ValueError(NOT_ITS_PATH)
+    return name
+
+
+def temporary(name: str) -> str:
+    """Return the name under which a file is written before it is complete, in the same folder."""
+    folder, _, _ = name.rpartition("/")
+    return f"{folder}/{UNFINISHED}{secrets.token_hex(8)}".lstrip("/")

@@ -1,0 +1,312 @@
+"""Destinations that are no PACS, as nodes: from Airflow connections. A destination's kind is its connection's type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from pacsifier_ops.base.config import check_sizes, extra_values, plain_host, window_of
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.rights import RIGHTS, statement_of
+from pacsifier_ops.base.window import Window, zone_of
+
+
+@dataclass(frozen=True)
+class StoreNode:
+    """What all of them have. Times in seconds.
+
+    Attributes:
+        name: id of the connection.
+        max_associations: maximum number of our tasks that send there at once.
+        batch_size, batch_wait_time, window, window_weekends, timezone, retry_wait: see `PacsNode`.
+        connect_timeout, answer_timeout: for the connection; silence of the destination.
+        may_send, may_identified, may_urgent: who may do so, see `rights`.
+    """
+
+    KIND: ClassVar[str] = ""
+
+    name: str
+    max_associations: int = 4
+    batch_size: int = 0
+    batch_wait_time: float = 0.0
+    window: str = ""
+    window_weekends: bool = False
+    timezone: str = ""
+    retry_wait: float = 1.0
+    connect_timeout: float = 10.0
+    answer_timeout: float = 120.0
+    may_take: str = ""
+    may_send: str = ""
+    may_identified: str = ""
+    may_urgent: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"connection {self.name}"
+        if self.max_associations < 1:
+            raise ConfigError(f"{where}: max_associations is below 1")
+        for label in ("batch_size", "batch_wait_time", "retry_wait"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{where}: {label} is negative or no number; 0 switches it off")
+        for label in ("connect_timeout", "answer_timeout"):
+            if not 0 < getattr(self, label) < math.inf:
+                raise ConfigError(f"{where}: {label} is not a number of seconds above 0")
+        for right in RIGHTS:
+            statement_of(self, right)
+        check_sizes(self, where)
+        try:
+            Window.parse(self.window, zone=zone_of(self.timezone))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        self.check(where)
+
+    def check(self, where: str) -> None:
+        """Check the fields of the kind.
+
+        Raises:
+            ConfigError: names the connection, the field, and what to do.
+        """
+
+    @property
+    def place(self) -> str:
+        """What tells the place from others of its kind, without secrets."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """See `config.Node`."""
+        return f"{self.KIND}:{self.place}"
+
+    @property
+    def slots(self) -> str:
+        """Name of the leases that limit the tasks at work there."""
+        return f"store:{self.key}"
+
+    @property
+    def retrieval_window(self) -> Window:
+        """Times at which objects may be sent."""
+        return window_of(self.window, self.window_weekends, self.timezone)
+
+
+@dataclass(frozen=True)
+class FolderNode(StoreNode):
+    """A folder elsewhere, such as a mounted share. Connection type `fs`.
+
+    Attributes:
+        path: the folder, absolute; it must be there, so that files do not go below an empty mount point.
+    """
+
+    KIND = "folder"
+    path: str = ""
+
+    def check(self, where: str) -> None:
+        """See `StoreNode`."""
+        if not self.path.startswith("/") or ".." in self.path.split("/"):
+            raise ConfigError(f"{where}: path is not the absolute path of a folder; give one without ..")
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return self.path.rstrip("/")
+
+
+@dataclass(frozen=True)
+class HostNode(StoreNode):
+    """A server of files.
+
+    Attributes:
+        host, port: its address.
+        login, password: who we are.
+        root: the folder for the objects, as the server names it; it must be there. Empty: where the login begins.
+    """
+
+    host: str = ""
+    port: int = 0
+    login: str = ""
+    password: str = field(default="", repr=False)
+    root: str = ""
+
+    def check(self, where: str) -> None:
+        """See `StoreNode`."""
+        if not self.host or not self.host.isprintable() or any(c.isspace() for c in self.host):
+            raise ConfigError(f"{where}: the host is empty or holds blanks; give a host name or an IP address")
+        try:
+            plain_host(self.host)
+        except ValueError:
+            raise ConfigError(f"{where}: the host has a colon and is no IPv6 address") from None
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"{where}: port is not a port; give a number from 1 to 65535")
+        if not self.login:
+            raise ConfigError(f"{where}: login is missing; give the name of our account")
+        if not self.root.isprintable() or ".." in self.root.split("/"):
+            raise ConfigError(f"{where}: root is not the path of a folder; give one without ..")
+
+    @property
+    def place(self) -> str:
+        """Account, address and folder."""
+        return f"{self.login}@{self.host}:{self.port}:{self.root.rstrip('/')}"
+
+
+@dataclass(frozen=True)
+class SftpNode(HostNode):
+    """An SFTP server. Connection types `sftp` and `ssh`.
+
+    Attributes:
+        host_key: its public key, as in known_hosts without the name: `ssh-ed25519 AAAA…`. Empty: that of `known_hosts`.
+        known_hosts: path of a file of known hosts on the workers. Empty: `~/.ssh/known_hosts`.
+        no_host_key_check: whoever answers is trusted. Anybody in between can then read what is sent.
+        key_file: path of our private key on the workers.
+        private_key: our private key itself, PEM. private_key_passphrase: of either.
+    """
+
+    KIND = "sftp"
+    host_key: str = field(default="", repr=False)
+    known_hosts: str = ""
+    no_host_key_check: bool = False
+    key_file: str = ""
+    private_key: str = field(default="", repr=False)
+    private_key_passphrase: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class FtpsNode(HostNode):
+    """An FTP server with TLS (RFC 4217, explicit). Connection type `ftp`.
+
+    Attributes:
+        ca: path of a PEM file, on the workers, of the authorities of its certificate. Empty: those of the system.
+        tls_check_host: the certificate must name the host.
+        passive: we open the data connections.
+    """
+
+    KIND = "ftps"
+    ca: str = ""
+    tls_check_host: bool = True
+    passive: bool = True
+
+
+#: Packages of fsspec for object stores, by scheme.
+STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+
+
+@dataclass(frozen=True)
+class ObjectStoreNode(StoreNode):
+    """An object store, by fsspec. Connection type `object_store`, or `aws` for S3.
+
+    Attributes:
+        root: URL of bucket and prefix, such as `s3://bucket/prefix`.
+        login, password: S3: access key and secret key; empty: those that the environment gives (an instance's role).
+            GCS: the password is the JSON of a service account. Azure: name of the account and its key.
+        endpoint_url: of a store other than that of the maker, such as MinIO.
+        region_name: of the bucket.
+        session_token: of temporary keys.
+        ca: path of a PEM file, on the workers, of the authorities of its certificate. Empty: those of the system.
+        options: JSON object of further arguments of the file system of fsspec; a store of another scheme needs them.
+    """
+
+    KIND = "object_store"
+    root: str = ""
+    login: str = ""
+    password: str = field(default="", repr=False)
+    endpoint_url: str = ""
+    region_name: str = ""
+    session_token: str = field(default="", repr=False)
+    ca: str = ""
+    options: str = field(default="", repr=False)
+
+    def check(self, where: str) -> None:
+        """See `StoreNode`."""
+        parts = urlsplit(self.root)
+        if not parts.scheme or not (parts.netloc or parts.path.strip("/")) or parts.query or parts.username:
+            raise ConfigError(
+                f"{where}: root is not the URL of a bucket or a folder in one; give one such as s3://bucket/prefix"
+            )
+        if ".." in parts.path.split("/") or not self.root.isprintable():
+            raise ConfigError(f"{where}: root is not the URL of a folder; give one without ..")
+        if self.endpoint_url and urlsplit(self.endpoint_url).scheme not in ("http", "https"):
+            raise ConfigError(f"{where}: endpoint_url is not an address; give one such as https://minio.example:9000")
+
+    @property
+    def scheme(self) -> str:
+        """Scheme of the URL: which store it is."""
+        return urlsplit(self.root).scheme
+
+    @property
+    def place(self) -> str:
+        """Bucket and prefix at the address."""
+        return f"{self.endpoint_url}|{self.root.rstrip('/')}"
+
+
+#: Fields of a connection's extra that belong to Airflow's own hooks of these types, and mean nothing here.
+_FOREIGN = {
+    "sftp": ("timeout", "conn_timeout", "compress", "allow_host_key_change", "look_for_keys", "disabled_algorithms"),
+    "ssh": ("timeout", "conn_timeout", "compress", "allow_host_key_change", "look_for_keys", "disabled_algorithms"),
+    "aws": ("config_kwargs", "verify", "service_config"),
+}
+#: Names in the extra that stand for ours, by type.
+_ALIASES = {"aws": {"aws_session_token": "session_token"}}
+#: Fields that a connection itself has.
+_OWN = ("name", "host", "port", "login", "password")
+
+_CLASSES: dict[str, type[StoreNode]] = {
+    "fs": FolderNode,
+    "sftp": SftpNode,
+    "ssh": SftpNode,
+    "ftp": FtpsNode,
+    "object_store": ObjectStoreNode,
+    "aws": ObjectStoreNode,
+}
+_PORTS = {"sftp": 22, "ssh": 22, "ftp": 21}
+
+#: Types of connections that a destination may have, beside `dicom`.
+TYPES = tuple(_CLASSES)
+
+
+def extra_fields(of: type[StoreNode]) -> list[str]:
+    """Return the fields of a kind that stand in a connection's extra."""
+    return [one.name for one in fields(of) if one.name not in _OWN]
+
+
+def store_from_connection(
+    name: str,
+    conn_type: str,
+    host: str | None = None,
+    port: int | None = None,
+    login: str | None = None,
+    password: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> StoreNode:
+    """Make the node of an Airflow connection that is no PACS; empty fields get their defaults.
+
+    Args:
+        name: id of the connection.
+        conn_type: its type, one of TYPES.
+        host, port, login, password, extra: its fields.
+
+    Raises:
+        ConfigError: names the connection, the field and the problem.
+    """
+    where = f"connection {name}"
+    if conn_type not in _CLASSES:
+        raise ConfigError(
+            f"{where}: nothing can be sent to a connection of type {conn_type}; give one of type dicom, "
+            f"{', '.join(TYPES)}"
+        )
+    of = _CLASSES[conn_type]
+    given = _without_foreign(extra or {}, conn_type, where)
+    values = extra_values(where, given, of, extra_fields(of))
+    own = {"host": (host or "").strip(), "port": port or _PORTS.get(conn_type, 0), "login": login, "password": password}
+    names = {one.name for one in fields(of)}
+    values |= {key: value for key, value in own.items() if key in names and value}
+    if of is ObjectStoreNode and not values.get("root"):
+        values["root"] = (host or "").strip()
+    return of(name=name, **values)
+
+
+def _without_foreign(extra: Any, conn_type: str, where: str) -> Any:
+    if not isinstance(extra, Mapping):
+        return extra  # `extra_values` tells what is wrong
+    foreign: Sequence[str] = _FOREIGN.get(conn_type, ())
+    aliases = _ALIASES.get(conn_type, {})
+    return {aliases.get(key, key): value for key, value in extra.items() if key not in foreign}

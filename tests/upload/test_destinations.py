@@ -1,0 +1,456 @@
+"""Uploads to destinations that keep files: a folder, sshd's SFTP, an FTP server with TLS, an S3 store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.base.errors import ConfigError, PacsError
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.approved import DIFFERS, NOT_APPROVED, approve
+from pacsifier_ops.state.tree import DEIDENTIFIED, begin
+from pacsifier_ops.upload import filestore, steps
+from pacsifier_ops.upload.filestore import CHANGED_THERE, MANIFEST, NOT_ITS_PATH, OCCUPIED, FileStore
+from pacsifier_ops.upload.nodes import FolderNode, FtpsNode, ObjectStoreNode, SftpNode, StoreNode
+from pacsifier_ops.upload.run import UploadRequest
+from tests.support.certificates import make
+from tests.support.embedded import series
+from tests.support.store_peers import S3, Ftps, Sshd, missing_sshd, running
+
+
+@dataclass
+class Elsewhere:
+    """A destination, and how to look at it beside the code under test."""
+
+    node: StoreNode
+    contents: Callable[[], dict[str, bytes]]
+    clear: Callable[[], None]
+    put: Callable[[str, bytes], None]
+    drop: Callable[[str], None]
+
+
+def on_disk(node: StoreNode, root: Path) -> Elsewhere:
+    def put(name: str, data: bytes) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+
+    def contents() -> dict[str, bytes]:
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    def clear() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+
+    return Elsewhere(node, contents, clear, put, lambda name: (root / name).unlink())
+
+
+def in_store(store: S3) -> Elsewhere:
+    node = ObjectStoreNode(
+        "store",
+        root=f"s3://{store.bucket}/trial/one",
+        login=store.key,
+        password=store.secret,
+        endpoint_url=store.url,
+        region_name=store.region,
+        retry_wait=0.01,
+    )
+    prefix = "trial/one/"
+
+    def contents() -> dict[str, bytes]:
+        return {key.removeprefix(prefix): data for key, data in store.contents().items()}
+
+    def put(name: str, data: bytes) -> None:
+        store.client().put_object(Bucket=store.bucket, Key=prefix + name, Body=data)
+
+    def drop(name: str) -> None:
+        store.client().delete_object(Bucket=store.bucket, Key=prefix + name)
+
+    return Elsewhere(node, contents, store.clear, put, drop)
+
+
+KINDS = ("folder", "sftp", "ftps", "s3")
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Elsewhere]]:
+    """Return the destination of a kind; each peer is started once, when it is needed."""
+    made: dict[str, Elsewhere] = {}
+    with ExitStack() as stack:
+
+        def of(kind: str) -> Elsewhere:
+            if kind not in made:
+                folder = tmp_path_factory.mktemp(kind)
+                made[kind] = _started(kind, folder, stack)
+            made[kind].clear()
+            return made[kind]
+
+        yield of
+
+
+def _started(kind: str, folder: Path, stack: ExitStack) -> Elsewhere:
+    if kind == "folder":
+        return on_disk(FolderNode("share", path=str(folder), retry_wait=0.01), folder)
+    if kind == "s3":
+        return in_store(stack.enter_context(running(S3())))
+    if kind == "sftp":
+        if missing := missing_sshd():
+            pytest.skip(missing)
+        server: Sshd = stack.enter_context(running(Sshd(folder)))
+        return on_disk(sftp_node(server), server.root)
+    certificates = make(folder / "certificates")
+    ftp: Ftps = stack.enter_context(running(Ftps(folder, certificates.server)))
+    node = FtpsNode(
+        "ftp",
+        host="localhost",
+        port=ftp.port,
+        login=ftp.user,
+        password=ftp.password,
+        ca=str(certificates.ca),
+        retry_wait=0.01,
+    )
+    return on_disk(node, ftp.root)
+
+
+def sftp_node(server: Sshd) -> SftpNode:
+    return SftpNode(
+        "trusted",
+        host="127.0.0.1",
+        port=server.port,
+        login=server.user,
+        key_file=str(server.key),
+        host_key=server.host_key,
+        root=str(server.root),
+        retry_wait=0.01,
+    )
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, peers: Callable[[str], Elsewhere]) -> Elsewhere:
+    return peers(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "released"
+    write(series("A", n_images=2), root / "sub-PSEUDO1" / "ses-20200101" / "00001-Head")
+    write(series("B", n_images=1), root / "sub-PSEUDO2" / "ses-20200202" / "00001-Chest")
+    return root
+
+
+def approved(root: Path) -> None:
+    """Make the folder one that was released: with marker and approved list."""
+    begin(root, {"state": DEIDENTIFIED, "released": True}, "the folder")
+    approve(root, [{"path": name, "sha256": sha256} for name, sha256 in sums(files_in(root)).items()])
+
+
+def files_in(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.dcm")}
+
+
+def sums(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+
+
+def upload(node: StoreNode, folder: Path, **request: Any) -> RunAccount:
+    run = Run.fresh()
+    units = steps.prepare(run, UploadRequest(folder, folder.parent / "log", **request), node)
+    with steps.Sending(run, node) as sending:
+        sending.units(units)
+    return steps.report(run, lambda: node)
+
+
+def reasons(account: RunAccount) -> str:
+    return " | ".join([*(one.reason for one in account.series), *(one.reason for one in account.bad_files)])
+
+
+def objects(place: Elsewhere) -> dict[str, bytes]:
+    return {name: data for name, data in place.contents().items() if name != MANIFEST}
+
+
+def test_a_released_folder_arrives_as_it_is_and_its_manifest_last(place: Elsewhere, folder: Path) -> None:
+    approved(folder)
+    account = upload(place.node, folder)
+    assert account.verdict == COMPLETE, reasons(account)
+    there = place.contents()
+    manifest = [json.loads(line) for line in there.pop(MANIFEST).splitlines()]
+    assert there == files_in(folder)
+    assert {line["path"]: line["sha256"] for line in manifest} == sums(there)
+    assert {line["path"]: line["size"] for line in manifest} == {name: len(data) for name, data in there.items()}
+
+    again = upload(place.node, folder)
+    totals = again.totals()
+    assert (totals["present"], totals["received"], totals["bytes"]) == (3, 0, 0)
+
+
+def test_what_was_lost_there_is_sent_again(place: Elsewhere, folder: Path) -> None:
+    upload(place.node, folder)
+    lost = next(name for name in files_in(folder))
+    place.drop(lost)
+    account = upload(place.node, folder)
+    assert account.totals()["received"] == 1 and account.verdict == COMPLETE
+    assert objects(place) == files_in(folder)
+
+
+def test_nothing_outside_the_list_leaves_and_nothing_that_differs(place: Elsewhere, folder: Path) -> None:
+    approved(folder)
+    good = files_in(folder)
+    write(series("C"), folder / "sub-STRANGER")
+    changed = sorted(good)[0]
+    data = bytearray((folder / changed).read_bytes())
+    data[-1] ^= 1
+    (folder / changed).write_bytes(data)
+    account = upload(place.node, folder)
+    assert account.verdict == INCOMPLETE
+    assert DIFFERS in reasons(account) and NOT_APPROVED in reasons(account)
+    assert place.contents() == {name: good[name] for name in good if name != changed}  # and no manifest
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_nothing(place: Elsewhere, folder: Path) -> None:
+    """The scan checks digests already; here the file changes between scan and sending, with size and time kept."""
+    approved(folder)
+    run = Run.fresh()
+    units = steps.prepare(run, UploadRequest(folder, folder.parent / "log"), place.node)
+    changed = sorted(files_in(folder))[0]
+    status = (folder / changed).stat()
+    data = bytearray((folder / changed).read_bytes())
+    data[-1] ^= 1
+    (folder / changed).write_bytes(data)
+    os.utime(folder / changed, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with steps.Sending(run, place.node) as sending:
+        sending.units(units)
+    account = steps.report(run, lambda: place.node)
+    assert account.verdict == INCOMPLETE and DIFFERS in reasons(account)
+    assert sorted(place.contents()) == sorted(set(files_in(folder)) - {changed})
+
+
+def test_a_file_of_others_is_not_overwritten(place: Elsewhere, folder: Path) -> None:
+    same, other, *_ = sorted(files_in(folder))
+    place.put(same, files_in(folder)[same])
+    place.put(other, b"of somebody else")
+    account = upload(place.node, folder)
+    assert account.verdict == INCOMPLETE and OCCUPIED in reasons(account)
+    assert objects(place) == {**files_in(folder), other: b"of somebody else"}
+    assert account.totals()["received"] == 2  # one of which was there already, exactly
+
+
+def test_a_changed_release_replaces_what_was_sent_from_here(place: Elsewhere, folder: Path) -> None:
+    upload(place.node, folder)
+    name = sorted(files_in(folder))[0]
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    account = upload(place.node, folder)
+    assert account.verdict == COMPLETE and account.totals()["received"] == 1, reasons(account)
+    assert objects(place) == files_in(folder)
+
+
+def test_what_arrives_otherwise_is_not_confirmed(
+    place: Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destination that keeps other bytes than it got, as a faulty disk or a proxy would."""
+    of = type(destination(place.node))
+    real = of.verify
+
+    def verify(self: FileStore, name: str, content: filestore.Reading) -> None:
+        if content.path.parent.name != "upload":  # not the probe
+            spoil(content)
+        real(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(of, "verify", verify)
+        account = upload(place.node, folder)
+    assert account.verdict == INCOMPLETE and CHANGED_THERE in reasons(account)
+    assert place.contents() == {}
+
+
+def spoil(content: filestore.Reading) -> None:
+    content.whole.update(b"x")
+    content.md5.update(b"x")
+    content.blocks.clear()
+
+
+def destination(node: StoreNode) -> FileStore:
+    from pacsifier_ops.state.leases import shared
+    from pacsifier_ops.upload.kinds import destination_at
+
+    found = destination_at(node, shared())
+    assert isinstance(found, FileStore)
+    return found
+
+
+_KILLED = """
+import os, signal, sys, pickle
+from pacsifier_ops.upload import filestore, steps
+from pacsifier_ops.runs.folder import Run
+node, name, units = pickle.loads(bytes.fromhex(sys.argv[1]))
+pieces, left = filestore.Reading.__iter__, 2
+def counted(self):
+    global left
+    left -= 1
+    for piece in pieces(self):
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield piece
+filestore.Reading.__iter__ = counted
+with steps.Sending(Run.named(name), node) as sending:
+    sending.units(units)
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(place: Elsewhere, folder: Path) -> None:
+    import pickle
+
+    run = Run.fresh()
+    units = steps.prepare(run, UploadRequest(folder, folder.parent / "log"), place.node)
+    given = pickle.dumps((place.node, run.name, units)).hex()
+    ended = subprocess.run([sys.executable, "-c", _KILLED, given], timeout=120, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    account = upload(place.node, folder)
+    assert time.monotonic() < deadline and account.verdict == COMPLETE
+    assert account.totals()["present"] == 2 and account.totals()["received"] == 1
+    there = {name: data for name, data in objects(place).items() if filestore.UNFINISHED not in name}
+    assert there == files_in(folder)
+
+
+_LARGE = """
+import pickle, resource, sys
+from pathlib import Path
+from pacsifier_ops.upload.filestore import Reading
+from pacsifier_ops.upload.kinds import destination_at
+from pacsifier_ops.state.leases import shared
+node, small, large = pickle.loads(bytes.fromhex(sys.argv[1]))
+with destination_at(node, shared()) as place:
+    def put(path, name):
+        place.open()
+        place.write(name, Reading(Path(path), Path(path).stat().st_size, block=place.block))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = put(small, "small")
+    print((put(large, "large") - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_stays_flat_with_a_large_object(kind: str, peers: Callable[[str], Elsewhere], tmp_path: Path) -> None:
+    import pickle
+
+    place = peers(kind)
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(os.urandom(1 << 20))
+    piece = os.urandom(1 << 20)
+    with large.open("wb") as stream:
+        for _ in range(200):
+            stream.write(piece)
+    given = pickle.dumps((place.node, small, large)).hex()
+    told = subprocess.run(
+        [sys.executable, "-c", _LARGE, given], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert int(told.stdout) < 100, "MiB more than for a small one"
+    assert len(place.contents()["large"]) == 200 << 20
+    place.clear()
+
+
+def test_paths_that_could_lead_elsewhere_are_refused(place: Elsewhere, tmp_path: Path) -> None:
+    root = tmp_path / "odd"
+    write(series("A"), root / "back\\slash")
+    write(series("B"), root / "plain")
+    account = upload(place.node, root)
+    assert account.verdict == INCOMPLETE and NOT_ITS_PATH in reasons(account)
+    assert list(place.contents()) == [name for name in files_in(root) if name.startswith("plain/")]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVZzKRoVZVq0JkUrYb5rpWBNkjNRjJdVyDBdY0nDmEW"}, "host key"),
+        ({"host_key": "", "known_hosts": "/dev/null"}, "host key is not known"),
+        ({"root": "/nowhere/at/all"}, "root is not there"),
+        ({"port": 1}, "does not answer"),
+    ],
+)
+def test_faults_of_sftp_are_named(
+    peers: Callable[[str], Elsewhere], folder: Path, change: dict[str, Any], told: str
+) -> None:
+    node = replace(peers("sftp").node, **change)
+    with pytest.raises(PacsError, match=told) as error:
+        upload(node, folder)
+    assert str(error.value).startswith(f"{node.name}: ")
+
+
+def test_a_wrong_key_is_named(peers: Callable[[str], Elsewhere], folder: Path) -> None:
+    node = peers("sftp").node
+    assert isinstance(node, SftpNode)
+    wrong = replace(node, key_file=str(Path(node.key_file).with_name("id_other")))
+    with pytest.raises(PacsError, match="refuses the login"):
+        upload(wrong, folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("ftps", {"password": "wrong-secret"}, "refuses the login"),
+        ("ftps", {"ca": ""}, "certificate"),
+        ("ftps", {"root": "nowhere"}, "root is not there"),
+        ("s3", {"root": "s3://no-such-bucket/x"}, "bucket is not there"),
+        ("s3", {"endpoint_url": "http://127.0.0.1:1"}, "does not answer|failed|lost"),
+        ("folder", {"path": "/nowhere/at/all"}, "path is no folder"),
+    ],
+)
+def test_faults_are_named_without_secrets(
+    peers: Callable[[str], Elsewhere], folder: Path, kind: str, change: dict[str, Any], told: str
+) -> None:
+    node = replace(peers(kind).node, **change)
+    with pytest.raises(PacsError, match=told) as error:
+        upload(node, folder)
+    assert "secret" not in str(error.value) and str(folder) not in str(error.value)
+
+
+def test_a_package_that_is_not_there_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="gcsfs, which is not installed"):
+        upload(ObjectStoreNode("cloud", root="gs://bucket/x"), folder)
+
+
+def test_any_file_system_of_fsspec(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "other"
+    account = upload(ObjectStoreNode("other", root=f"file://{root}"), folder)
+    assert account.verdict == COMPLETE, reasons(account)
+    there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert there == {*files_in(folder), MANIFEST}
+
+
+def test_no_parts_of_a_broken_upload_stay_in_the_store(peers: Callable[[str], Elsewhere], tmp_path: Path) -> None:
+    place = peers("s3")
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(40 << 20))
+    with destination(place.node) as store:
+        store.open()
+        reading = filestore.Reading(large, 40 << 20, required="0" * 64, block=store.block)
+        with pytest.raises(Exception, match="differs"):
+            store.write("large", reading)
+        found = store._fs.call_s3("list_multipart_uploads", Bucket="handover")
+    assert not found.get("Uploads") and place.contents() == {}
+
+
+def test_nodes_show_no_secrets() -> None:
+    nodes = [
+        ObjectStoreNode("s", root="s3://b/x", login="me", password="SECRET", session_token="SECRET", options="{}"),
+        SftpNode("s", host="h", port=22, login="me", password="SECRET", private_key="SECRET"),
+        FtpsNode("s", host="h", port=21, login="me", password="SECRET"),
+    ]
+    for node in nodes:
+        assert "SECRET" not in f"{node!r} {node.key} {node.slots}"
