@@ -262,9 +262,7 @@ def _with_destination(request: Request, nodes: Sequence[ArchiveNode], destinatio
     """
     for node in nodes:
         if isinstance(node, WebNode):
-            raise ConfigError(
-                f"{node.name}: speaks DICOMweb, and cannot move images to another node; save them instead"
-            )
+            raise ConfigError(f"{node.name}: speaks DICOMweb and cannot move images to another node; save them")
     if destination is not None:
         aet = destination.called_aet
         return replace(request, move_aet=aet, destination=f"{destination.name} ({aet})")
