@@ -8,6 +8,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.dicom import DicomHook
+from pacsifier_ops.upload.nodes import store_of
 
 
 def destination(name: str) -> Node:
@@ -25,9 +26,4 @@ def destination(name: str) -> Node:
         raise ConfigError(f"there is no connection {name}; make one of type {DicomHook.conn_type}") from None
     if found.conn_type == DicomHook.conn_type:
         return DicomHook(name).get_conn()
-    from pacsifier_ops.upload.nodes import store_from_connection
-
-    extra = found.extra_dejson
-    return store_from_connection(
-        name, found.conn_type or "", found.host, found.port, found.login, found.password, extra
-    )
+    return store_of(name, found)

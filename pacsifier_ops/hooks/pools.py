@@ -1,5 +1,7 @@
 """Airflow pools: one per connection of type `dicom`, with its name, and a slot per association that the PACS allows.
 
+Other connections that can be sent to get theirs when they are first used: a site may have many that are not for us.
+
 They keep waiting tasks out of the workers. The leases enforce the hard limit (see `leases`), which also applies to the
 command line. `pacsifier-init` and every start of a scheduler create the pools.
 """
@@ -9,15 +11,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from pacsifier_ops.base.config import PacsNode, node_from_connection
+from pacsifier_ops.base.config import Node, PacsNode, node_from_connection
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL
+from pacsifier_ops.upload.nodes import TYPES, store_of
 
 if TYPE_CHECKING:
     from airflow.models.connection import Connection
@@ -67,13 +70,13 @@ def pool_for(name: str, session: Session) -> str | None:
 
     there = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((name, COMMON_POOL)))))
     if name not in there:
-        for node in dicom_nodes(session):
+        for node in receiving_nodes(session):
             if node.name == name and _added(node, session):
                 return name
     return name if name in there else COMMON_POOL if COMMON_POOL in there else None
 
 
-def _added(node: PacsNode, session: Session) -> bool:
+def _added(node: Node, session: Session) -> bool:
     """Add the pool of a PACS within a transaction that others depend on; return whether it is there then.
 
     Another scheduler may be adding it. An object of the session would be added once more by the next look, and a
@@ -102,19 +105,38 @@ def dicom_nodes(session: Session) -> list[PacsNode]:
     return found
 
 
+def receiving_nodes(session: Session) -> list[Node]:
+    """Return the nodes of all valid connections that can be sent to, see `dicom_nodes`."""
+    found: list[Node] = [*dicom_nodes(session)]
+    for connection in other_connections(session):
+        with suppress(ConfigError):
+            found.append(store_of(connection.conn_id, connection))
+    return found
+
+
 def dicom_connections(session: Session) -> Iterator[Connection]:
-    """Yield the connections of type `dicom`, those of the environment last: they override the database's."""
+    """Yield the connections of type `dicom`, see `_connections`."""
+    return _connections(session, ("dicom",))
+
+
+def other_connections(session: Session) -> Iterator[Connection]:
+    """Yield the connections of other types that can be sent to, see `_connections`."""
+    return _connections(session, TYPES)
+
+
+def _connections(session: Session, types: Sequence[str]) -> Iterator[Connection]:
+    """Yield the connections of these types, those of the environment last: they override the database's."""
     from airflow.models.connection import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
     from sqlalchemy import select
 
-    yield from session.scalars(select(Connection).where(Connection.conn_type == "dicom"))
+    yield from session.scalars(select(Connection).where(Connection.conn_type.in_(types)))
     prefix = "AIRFLOW_CONN_"
     for name in os.environ:
         if name.startswith(prefix):
             with suppress(AirflowNotFoundException):  # Airflow's exception for a connection that it cannot read
                 connection = Connection.get_connection_from_secrets(name.removeprefix(prefix).lower())
-                if connection.conn_type == "dicom":
+                if connection.conn_type in types:
                     yield connection
 
 

@@ -304,6 +304,16 @@ def store_from_connection(
     return of(name=name, **values)
 
 
+def store_of(name: str, connection: Any) -> StoreNode:
+    """Return the node of a connection of Airflow, see `store_from_connection`.
+
+    Args:
+        connection: the connection, with its fields as attributes.
+    """
+    own = (connection.host, connection.port, connection.login, connection.password)
+    return store_from_connection(name, connection.conn_type or "", *own, connection.extra_dejson)
+
+
 def _without_foreign(extra: Any, conn_type: str, where: str) -> Any:
     if not isinstance(extra, Mapping):
         return extra  # `extra_values` tells what is wrong
