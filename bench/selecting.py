@@ -59,9 +59,9 @@ def series_of(row: int) -> Iterable[tuple[str, str, dict[str, str]]]:
 
 def select(rows: int) -> tuple[float, float]:
     """Select in a cohort of so many rows in this process; return seconds and the peak of its memory in MB."""
+    from pacsifier_ops.archive.find import FoundSeries
     from pacsifier_ops.base.config import PacsNode
     from pacsifier_ops.base.files import private_folder
-    from pacsifier_ops.dimse.find import FoundSeries
     from pacsifier_ops.extract import choosing, search, steps
     from pacsifier_ops.extract.run import Request
     from pacsifier_ops.query.table import read_query_table

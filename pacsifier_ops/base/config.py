@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import ConfigError, meant
@@ -84,49 +85,35 @@ class Node(Protocol):
 
 
 @dataclass(frozen=True)
-class PacsNode:
-    """A PACS and how we communicate with it. Times in seconds.
+class Archive:
+    """What all archives have that we search and fetch from, whatever they speak. Times in seconds.
 
     Attributes:
         name: name for people: the connection id, or the configuration's file name.
-        host, port, called_aet: address of the PACS and its AE title (PS3.8).
-        calling_aet: our AE title, and the destination of C-MOVE to ourselves unless receiver_aet is set.
-        receiver_aet, receiver_port: AE title and port of our storage receiver, as declared on the PACS.
-        move_aet: AE title of a third node to which images are sent (`--move`).
-        max_associations: maximum number of our associations with the PACS, over all processes.
+        max_associations: maximum number of our associations (requests to a web archive) at once, over all processes.
         max_series: a larger cohort is not retrieved without an approval; 0: the limit of the settings.
         max_images, max_gigabytes, max_hours: the same for the estimated size (see extract.size); 0: no limit.
         max_share: the same, in percent of the archive's images; 0: no limit.
         archive_images: approximate number of images in the archive; 0: unknown.
-        result_limit: number of matches at which this archive truncates C-FIND; 0: never.
+        result_limit: number of matches at which this archive truncates a query; 0: never.
         letters: `kept` or `lost`: whether its responses contain all letters of a name; empty: each run finds out.
         batch_size, batch_wait_time: after this number of series, no process starts another for this time; 0: no pacing.
         window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
         window_weekends: Saturdays and Sundays are open all day, where there is a window.
         timezone: IANA name of the zone of these times.
-        method: auto, get or move.
         accept_patient_id_of: `archive`: an object whose PatientID or issuer differs from the archive's response for its
             series is assigned to the patient of that response; empty: it is not used.
-        connect_timeout, acse_timeout, dimse_timeout: for the TCP connection; for the association negotiation; silence
-            during a service.
+        connect_timeout: for the TCP connection.
         retry_wait: time before a call is repeated after an error that may be temporary; doubles each time.
         recall_wait: time during which a series that the archive recalls from slow storage is tried again; 0: not at
             all.
-        tls: DICOM over TLS to the PACS (PS3.15 B).
-        receiver_tls: the PACS sends to our receiver over TLS.
-        tls_ca, tls_certificate, tls_key, tls_check_host, tls_password: see `Tls`.
+        tls_ca, tls_certificate, tls_key: see `Tls`.
         may_take, may_send, may_identified, may_urgent: who may do so with this node in Airflow, see `rights`; empty:
             the settings say.
     """
 
     name: str
-    host: str
-    port: int
-    called_aet: str
-    calling_aet: str = "PACSIFIER"
-    receiver_aet: str = ""
-    receiver_port: int = 0
-    move_aet: str = ""
+    _: KW_ONLY
     max_associations: int = 4
     max_series: int = 0
     max_images: int = 0
@@ -141,24 +128,114 @@ class PacsNode:
     window: str = ""
     window_weekends: bool = False
     timezone: str = ""
-    method: str = "auto"
     accept_patient_id_of: str = ""
     connect_timeout: float = 10.0
-    acse_timeout: float = 30.0
-    dimse_timeout: float = 120.0
     retry_wait: float = 1.0
     recall_wait: float = 3600.0
-    tls: bool = False
-    receiver_tls: bool = False
     tls_ca: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
-    tls_check_host: bool = True
-    tls_password: str = field(default="", repr=False)
     may_take: str = ""
     may_send: str = ""
     may_identified: str = ""
     may_urgent: str = ""
+
+    def __post_init__(self) -> None:
+        if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
+            raise ConfigError(f"{self.name}: accept_patient_id_of is not {ACCEPT_ARCHIVE}; leave it empty otherwise")
+        if self.letters not in ("", LETTERS_KEPT, LETTERS_LOST):
+            raise ConfigError(
+                f"{self.name}: letters is neither {LETTERS_KEPT} nor {LETTERS_LOST}; leave it empty otherwise"
+            )
+        if self.max_associations < 1:
+            raise ConfigError(f"{self.name}: max_associations is below 1")
+        if self.max_series < 0:
+            raise ConfigError(f"{self.name}: max_series is negative; 0 leaves it to the settings")
+        for label in ("max_images", "max_gigabytes", "max_hours", "max_share", "archive_images"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 is no limit")
+        if self.max_share > 100:
+            raise ConfigError(f"{self.name}: max_share is above 100 percent")
+        if self.max_share and not self.archive_images:
+            raise ConfigError(f"{self.name}: max_share is a percentage of archive_images; give archive_images as well")
+        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait", "recall_wait"):
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
+        for label in self._timeouts:
+            if not 0 < getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
+        for right in RIGHTS:
+            statement_of(self, right)
+        check_sizes(self, self.name)
+        try:
+            Window.parse(self.window, zone=zone_of(self.timezone))
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error}") from None
+
+    @property
+    def _timeouts(self) -> Sequence[str]:
+        """Names of the fields that are times of silence."""
+        return ("connect_timeout",)
+
+    @property
+    def key(self) -> str:
+        """Key of the limit on associations; it tells the archives apart."""
+        raise NotImplementedError
+
+    @property
+    def slots(self) -> str:
+        """Name of the leases that enforce the limit on associations."""
+        return f"pacs:{self.key}"
+
+    @property
+    def largest_cohort(self) -> int:
+        """Maximum number of series without an approval; the settings apply where the node has no limit.
+
+        Raises:
+            ConfigError: the setting is wrong.
+        """
+        return self.max_series or settings.max_series()
+
+    @property
+    def retrieval_window(self) -> Window:
+        """Times at which images may be transferred; the settings apply where the node has none.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        return window_of(self.window, self.window_weekends, self.timezone)
+
+
+@dataclass(frozen=True)
+class PacsNode(Archive):
+    """A PACS that speaks DIMSE. Times in seconds.
+
+    Attributes:
+        host, port, called_aet: address of the PACS and its AE title (PS3.8).
+        calling_aet: our AE title, and the destination of C-MOVE to ourselves unless receiver_aet is set.
+        receiver_aet, receiver_port: AE title and port of our storage receiver, as declared on the PACS.
+        move_aet: AE title of a third node to which images are sent (`--move`).
+        method: auto, get or move.
+        acse_timeout, dimse_timeout: for the association negotiation; silence during a service.
+        tls: DICOM over TLS to the PACS (PS3.15 B).
+        receiver_tls: the PACS sends to our receiver over TLS.
+        tls_check_host, tls_password: see `Tls`.
+    """
+
+    host: str
+    port: int
+    called_aet: str
+    calling_aet: str = "PACSIFIER"
+    receiver_aet: str = ""
+    receiver_port: int = 0
+    move_aet: str = ""
+    method: str = field(default="auto", kw_only=True)
+    acse_timeout: float = field(default=30.0, kw_only=True)
+    dimse_timeout: float = field(default=120.0, kw_only=True)
+    tls: bool = field(default=False, kw_only=True)
+    receiver_tls: bool = field(default=False, kw_only=True)
+    tls_check_host: bool = field(default=True, kw_only=True)
+    tls_password: str = field(default="", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if not self.host or not self.host.isprintable() or any(c.isspace() for c in self.host):
@@ -180,38 +257,13 @@ class PacsNode:
                 raise ConfigError(f"{self.name}: {label} is not a port; give a number from {low} to 65535")
         if self.method not in METHODS:
             raise ConfigError(f"{self.name}: method is none of {', '.join(METHODS)}")
-        if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
-            raise ConfigError(f"{self.name}: accept_patient_id_of is not {ACCEPT_ARCHIVE}; leave it empty otherwise")
-        if self.letters not in ("", LETTERS_KEPT, LETTERS_LOST):
-            raise ConfigError(
-                f"{self.name}: letters is neither {LETTERS_KEPT} nor {LETTERS_LOST}; leave it empty otherwise"
-            )
         if self.receiver_tls and not self.tls_certificate:
             raise ConfigError(f"{self.name}: receiver_tls needs tls_certificate, the certificate of our receiver")
-        if self.max_associations < 1:
-            raise ConfigError(f"{self.name}: max_associations is below 1")
-        if self.max_series < 0:
-            raise ConfigError(f"{self.name}: max_series is negative; 0 leaves it to the settings")
-        for label in ("max_images", "max_gigabytes", "max_hours", "max_share", "archive_images"):
-            if not 0 <= getattr(self, label) < math.inf:
-                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 is no limit")
-        if self.max_share > 100:
-            raise ConfigError(f"{self.name}: max_share is above 100 percent")
-        if self.max_share and not self.archive_images:
-            raise ConfigError(f"{self.name}: max_share is a percentage of archive_images; give archive_images as well")
-        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait", "recall_wait"):
-            if not 0 <= getattr(self, label) < math.inf:
-                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
-        for label in ("connect_timeout", "acse_timeout", "dimse_timeout"):
-            if not 0 < getattr(self, label) < math.inf:
-                raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
-        for right in RIGHTS:
-            statement_of(self, right)
-        check_sizes(self, self.name)
-        try:
-            Window.parse(self.window, zone=zone_of(self.timezone))
-        except ConfigError as error:
-            raise ConfigError(f"{self.name}: {error}") from None
+        super().__post_init__()
+
+    @property
+    def _timeouts(self) -> Sequence[str]:
+        return ("connect_timeout", "acse_timeout", "dimse_timeout")
 
     @property
     def key(self) -> str:
@@ -219,32 +271,9 @@ class PacsNode:
         return f"{self.host}:{self.port}:{self.called_aet}"
 
     @property
-    def slots(self) -> str:
-        """Name of the leases that enforce the limit on associations."""
-        return f"pacs:{self.key}"
-
-    @property
     def address(self) -> str:
         """Host and port in the usual notation."""
         return address_of(self.host, self.port)
-
-    @property
-    def largest_cohort(self) -> int:
-        """Maximum number of series without an approval; the settings apply where the node has no limit.
-
-        Raises:
-            ConfigError: the setting is wrong.
-        """
-        return self.max_series or settings.max_series()
-
-    @property
-    def retrieval_window(self) -> Window:
-        """Times at which images may be transferred; the settings apply where the node has none.
-
-        Raises:
-            ConfigError: a setting is wrong.
-        """
-        return window_of(self.window, self.window_weekends, self.timezone)
 
     @property
     def tls_files(self) -> Tls:
@@ -255,6 +284,80 @@ class PacsNode:
     def destination(self) -> str:
         """AE title of the C-MOVE destination where the images are for us."""
         return self.receiver_aet or self.calling_aet
+
+
+@dataclass(frozen=True)
+class WebNode(Archive):
+    """An archive that speaks DICOMweb (PS3.18). Times in seconds.
+
+    Attributes:
+        url: address of its services, without /studies.
+        login, password: of HTTP Basic; without a login, the password is a bearer token; with token_url, both are those
+            of an OAuth 2 client.
+        token_url, scope: where an OAuth 2 client gets its token (RFC 6749 4.4), and for what; empty: no OAuth 2.
+        answer_timeout: silence of the archive.
+        plain_credentials: credentials may go over http, without encryption; always so on this machine.
+    """
+
+    url: str
+    login: str = ""
+    password: str = field(default="", repr=False)
+    token_url: str = field(default="", kw_only=True)
+    scope: str = field(default="", kw_only=True)
+    answer_timeout: float = field(default=120.0, kw_only=True)
+    plain_credentials: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for label in ("url", "token_url"):
+            if getattr(self, label) or label == "url":
+                object.__setattr__(self, label, self._checked(label))
+        if self.token_url and not (self.login and self.password):
+            raise ConfigError(f"{self.name}: token_url needs the login and the password of the OAuth 2 client")
+        if self.login and not self.password:
+            raise ConfigError(f"{self.name}: the login has no password")
+        if bool(self.tls_key) and not self.tls_certificate:
+            raise ConfigError(f"{self.name}: tls_key needs tls_certificate")
+        super().__post_init__()
+
+    def _checked(self, label: str) -> str:
+        """Return an address in its usual form.
+
+        Raises:
+            ConfigError: it is none, holds credentials, or credentials would go to it unencrypted.
+        """
+        given = getattr(self, label).strip().rstrip("/")
+        try:
+            parts = urlsplit(given)
+            host = parts.hostname or ""
+            parts.port  # noqa: B018 - raises where it is none
+        except ValueError:
+            parts, host = urlsplit(""), ""
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+            raise ConfigError(f"{self.name}: {label} is not an address such as https://pacs.example/dicom-web")
+        if parts.username is not None or parts.password is not None:
+            raise ConfigError(f"{self.name}: {label} holds a login; give it in the fields login and password")
+        if parts.scheme == "http" and self.password and not (self.plain_credentials or _is_here(host)):
+            raise ConfigError(
+                f"{self.name}: {label} is not encrypted, and there is a password; use https, or set plain_credentials"
+            )
+        return parts._replace(scheme=parts.scheme.lower(), netloc=parts.netloc.lower()).geturl()
+
+    @property
+    def _timeouts(self) -> Sequence[str]:
+        return ("connect_timeout", "answer_timeout")
+
+    @property
+    def key(self) -> str:
+        """Key of the limit on requests: the address."""
+        return self.url
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def window_of(window: str, weekends: bool, timezone: str) -> Window:
@@ -415,8 +518,9 @@ def read_config(path: Path) -> PacsNode:
     )
 
 
-#: Fields of an Airflow connection's extra: those of PacsNode without a field of the connection itself.
+#: Fields of an Airflow connection's extra: those of the node without a field of the connection itself.
 EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port", "tls_password"))
+WEB_FIELDS = tuple(f.name for f in fields(WebNode) if f.name not in ("name", "url", "login", "password"))
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -472,6 +576,44 @@ def node_from_connection(
     return PacsNode(name=name, host=(host or "").strip(), port=port or 104, tls_password=password or "", **values)
 
 
-def with_overrides(node: PacsNode, **overrides: Any) -> PacsNode:
-    """Return the node with some fields replaced for one run; None leaves a field unchanged."""
-    return replace(node, **{key: value for key, value in overrides.items() if value is not None})
+def web_from_connection(
+    name: str,
+    host: str | None,
+    port: int | None,
+    extra: Mapping[str, Any],
+    login: str | None = None,
+    password: str | None = None,
+) -> WebNode:
+    """Make the node of an Airflow connection of type `dicomweb`; empty fields get their defaults.
+
+    Args:
+        name: id of the connection.
+        host: the address, with scheme and path.
+        port: replaces the port of the address, if given.
+        extra, login, password: fields of the connection.
+
+    Raises:
+        ConfigError: names the connection, the field and the problem.
+    """
+    values = extra_values(f"connection {name}", extra, WebNode, WEB_FIELDS)
+    url = (host or "").strip()
+    if port and "://" in url:
+        scheme, _, rest = url.partition("://")
+        place, slash, path = rest.partition("/")
+        url = f"{scheme}://{place}:{port}{slash}{path}"
+    return WebNode(name, url, login or "", password or "", **values)
+
+
+AnyArchive = TypeVar("AnyArchive", bound=Archive)
+
+
+def with_overrides(node: AnyArchive, **overrides: Any) -> AnyArchive:
+    """Return the node with some fields replaced for one run; None leaves a field unchanged.
+
+    Raises:
+        ConfigError: the node has no such field.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if unknown := sorted(given.keys() - {f.name for f in fields(node)}):
+        raise ConfigError(f"{node.name}: {', '.join(unknown)} does not apply to an archive that speaks DICOMweb")
+    return replace(node, **given)

@@ -18,7 +18,7 @@ from pacsifier_ops.extract.run import instances_of
 from pacsifier_ops.state.leases import shared
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.find import Finder, FoundSeries
+    from pacsifier_ops.archive.find import Finder, FoundSeries
     from pacsifier_ops.query.table import QueryRow
 
 #: Seconds to wait for a free association slot of the PACS. Retrieval has priority; the count can be tried again later.
@@ -98,8 +98,8 @@ def count_arrived(
         Undecidable, ResultLimit, Unsupported: the archive cannot answer one of the rows.
         PacsError: the archive cannot be queried.
     """
-    from pacsifier_ops.dimse.attempts import open_session
-    from pacsifier_ops.dimse.find import Finder
+    from pacsifier_ops.archive.attempts import open_session
+    from pacsifier_ops.archive.find import Finder
 
     arrived, seen = 0, dict[SeriesId, int]()
     with _without_warnings(), open_session(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:

@@ -32,7 +32,7 @@ from pacsifier_ops.state.tree import patient_identity
 from pacsifier_ops.state.turns import NORMAL, Place
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.find import Finder
+    from pacsifier_ops.archive.find import Finder
     from pacsifier_ops.extract.search import RowSearch
     from pacsifier_ops.query.table import QueryRow, QueryTable
 
@@ -295,7 +295,7 @@ class _Images:
 
     def values(self, name: str, series: Candidate) -> Mapping[str, Sequence[str]]:
         """Return what the images of a series tell at an archive, by keyword: what it does not tell of the series."""
-        from pacsifier_ops.dimse.attempts import give_way, retrying
+        from pacsifier_ops.archive.attempts import give_way, retrying
 
         which = (name, series.study, series.series)
         if which not in self._known:
@@ -311,8 +311,8 @@ class _Images:
         return Place(self._urgency, len(self._known))
 
     def _at(self, name: str) -> Finder:
-        from pacsifier_ops.dimse.attempts import open_session
-        from pacsifier_ops.dimse.find import Finder
+        from pacsifier_ops.archive.attempts import open_session
+        from pacsifier_ops.archive.find import Finder
 
         if self._finder is None or self._name != name:
             self._stack.close()  # whoever holds one association and waits for another may wait for ever

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.attempts import AtNode, open_session, pause, retrying
+from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
 from pacsifier_ops.base.files import read_jsonl
-from pacsifier_ops.dimse.attempts import AtNode, open_session, pause, retrying
-from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.session import RetrieveResult, query
 from pacsifier_ops.extract.recall import Recall, postpone
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers

@@ -11,9 +11,9 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from pacsifier_ops.archive.find import Finder
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import PacsError, PacsSilent
-from pacsifier_ops.dimse.find import Finder
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.runs.accounts import SeriesAccount
 

@@ -20,6 +20,8 @@ from stat import S_IMODE
 from pydicom.dataset import Dataset
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
+from pacsifier_ops.archive.attempts import AtNode
+from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE, PacsNode
 from pacsifier_ops.base.errors import (
@@ -43,8 +45,6 @@ from pacsifier_ops.base.files import (
 from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dicom.heads import same_object
 from pacsifier_ops.dicom.uids import fault_of
-from pacsifier_ops.dimse.attempts import AtNode
-from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.dimse.receiver import last_arrival, spooled
 from pacsifier_ops.dimse.session import (
     CLASSES_PER_ASSOCIATION,

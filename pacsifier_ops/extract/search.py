@@ -20,7 +20,7 @@ from pacsifier_ops.state.tree import patient_identity
 from pacsifier_ops.state.turns import NORMAL, Place
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.find import Finder, FoundSeries
+    from pacsifier_ops.archive.find import Finder, FoundSeries
 
 #: States of a row, the best first. If archives answer differently, the row has the worst state.
 _RANK = (ROW_EMPTY, ROW_FOUND, ROW_UNDECIDABLE, ROW_FAILED)
@@ -176,8 +176,8 @@ def search(
     Raises:
         PacsError: an archive could not be queried.
     """
-    from pacsifier_ops.dimse.attempts import give_way, open_session, retrying
-    from pacsifier_ops.dimse.find import Finder
+    from pacsifier_ops.archive.attempts import give_way, open_session, retrying
+    from pacsifier_ops.archive.find import Finder
 
     asked = 0
 
@@ -207,8 +207,8 @@ def _listed_instances(
     searches: Iterable[RowSearch], archives: Sequence[PacsNode], cancelled: Callable[[], bool]
 ) -> dict[tuple[str, SeriesId], frozenset[str]]:
     """Return the SOP Instance UIDs of series that several archives have, by archive and series, as far as listed."""
-    from pacsifier_ops.dimse.attempts import open_session, retrying
-    from pacsifier_ops.dimse.find import Finder
+    from pacsifier_ops.archive.attempts import open_session, retrying
+    from pacsifier_ops.archive.find import Finder
 
     names: dict[SeriesId, set[str]] = {}
     for row in searches:

@@ -245,8 +245,8 @@ def _check_answers(node: PacsNode) -> None:
     Raises:
         PacsError: it does not.
     """
-    from pacsifier_ops.dimse.attempts import open_session
-    from pacsifier_ops.dimse.check import query_without_matches
+    from pacsifier_ops.archive.attempts import open_session
+    from pacsifier_ops.archive.check import query_without_matches
 
     with open_session(node, shared()) as session:
         session.echo()

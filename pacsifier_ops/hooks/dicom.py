@@ -53,7 +53,7 @@ class DicomHook(BaseHook):
         Returns:
             Whether a run could use the PACS, and a sentence with the result.
         """
-        from pacsifier_ops.dimse.check import check
+        from pacsifier_ops.archive.check import check
 
         try:
             node = self.get_conn()

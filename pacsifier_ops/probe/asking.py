@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.attempts import open_session
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import PacsError, PacsifierError, PacsTimeout, Unsupported
 from pacsifier_ops.base.waiting import pause
-from pacsifier_ops.dimse.attempts import open_session
 from pacsifier_ops.dimse.session import Matches
 from pacsifier_ops.state.leases import Leases
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.find import MATCH_ALL, MATCH_NOTHING, UID_OF_LEVEL, values_of
 from pacsifier_ops.base.errors import Cancelled, PacsifierError
-from pacsifier_ops.dimse.find import MATCH_ALL, MATCH_NOTHING, UID_OF_LEVEL, values_of
 from pacsifier_ops.dimse.session import query
 from pacsifier_ops.probe.asking import Archive, QueryRefused, TooManyMatches
 from pacsifier_ops.probe.findings import FILTERED, MATCHED, MISSES, NOT_TESTED, UNDECIDABLE, KeyFinding

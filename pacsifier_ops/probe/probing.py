@@ -16,14 +16,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from pacsifier_ops.archive.check import SERVICES
+from pacsifier_ops.archive.find import Finder, return_keys, values_of
+from pacsifier_ops.archive.letters import Letters
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Cancelled, PacsError, PacsifierError, ReceiverError, Unsupported
 from pacsifier_ops.base.files import private_folder, storage_errors
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.waiting import pause
-from pacsifier_ops.dimse.check import SERVICES
-from pacsifier_ops.dimse.find import Finder, return_keys, values_of
-from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.receiver import last_arrival, spooled
 from pacsifier_ops.dimse.session import RetrieveResult, Session, query
 from pacsifier_ops.dimse.sink import ReceivedObject

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.dimse.find import axis_of, values_of
+from pacsifier_ops.archive.find import axis_of, values_of
 from pacsifier_ops.dimse.session import query
 from pacsifier_ops.probe.asking import LONGEST_ANSWER, Archive, QueryRefused, TooManyMatches
 from pacsifier_ops.probe.findings import NO, NOT_TESTED, PARTLY, YES, Fact

@@ -14,7 +14,7 @@ from pacsifier_ops.runs.job import NOT_ATTEMPTED, Worker
 from pacsifier_ops.state.turns import NORMAL, Line, Place, count_turn, place_of
 
 if TYPE_CHECKING:
-    from pacsifier_ops.dimse.attempts import AtPlace
+    from pacsifier_ops.archive.attempts import AtPlace
 
 
 @contextmanager

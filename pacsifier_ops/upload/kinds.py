@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+from pacsifier_ops.archive.attempts import open_session, slot_of
 from pacsifier_ops.base.config import Node, PacsNode
-from pacsifier_ops.dimse.attempts import open_session, slot_of
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.turns import Place
 from pacsifier_ops.upload.cstore import StoreService

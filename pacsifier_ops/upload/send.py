@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pacsifier_ops.archive.attempts import AtPlace
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import (
     AssociationAborted,
@@ -17,7 +18,6 @@ from pacsifier_ops.base.errors import (
 )
 from pacsifier_ops.base.files import unreadable
 from pacsifier_ops.dicom.files import DicomFile, check_whole
-from pacsifier_ops.dimse.attempts import AtPlace
 from pacsifier_ops.runs.accounts import SERIES_COMPLETE, SERIES_INCOMPLETE, SeriesAccount
 from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.approved import DIFFERS

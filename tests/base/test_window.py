@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
+from pacsifier_ops.archive.attempts import AtNode
 from pacsifier_ops.base.config import PacsNode, node_from_connection
 from pacsifier_ops.base.errors import Cancelled, ConfigError, Later, WindowClosed
 from pacsifier_ops.base.files import read_jsonl
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.cli.crew import Crew
-from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.receiving import series_lease

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.find import Expectation, Finder, FoundSeries
 from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
-from pacsifier_ops.dimse.find import Expectation, Finder, FoundSeries
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.extract import steps

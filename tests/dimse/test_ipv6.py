@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from pacsifier_ops.archive.attempts import retrying
+from pacsifier_ops.archive.check import check
 from pacsifier_ops.base.config import PacsNode, node_from_connection
 from pacsifier_ops.base.errors import ConfigError, PacsError, PacsUnreachable
 from pacsifier_ops.cli.pacsifier import main
-from pacsifier_ops.dimse.attempts import retrying
-from pacsifier_ops.dimse.check import check
 from pacsifier_ops.dimse.receiver import StorageReceiver
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.embedded.authority import Authority

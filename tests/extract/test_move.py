@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import ConfigError, MoveDestinationUnknown, PacsUnreachable, TooManySeries
-from pacsifier_ops.dimse.find import Expectation, Finder
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import move, steps

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from pacsifier_ops.archive.attempts import AtNode
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import Later, PacsSilent, Recalling, WindowClosed
 from pacsifier_ops.base.files import read_jsonl
 from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.cli.pacsifier import main
-from pacsifier_ops.dimse.attempts import AtNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.extract import retrieve as retrieval
 from pacsifier_ops.extract import steps

@@ -30,6 +30,7 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
+from pacsifier_ops.archive.find import Expectation
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import (
     AssociationAborted,
@@ -43,7 +44,6 @@ from pacsifier_ops.base.errors import (
     TreeError,
     Unsupported,
 )
-from pacsifier_ops.dimse.find import Expectation
 from pacsifier_ops.dimse.session import Cancelled
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.embedded.phantoms import write

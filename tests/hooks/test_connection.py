@@ -19,6 +19,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind
 from pynetdicom.sop_class import Verification
 
+from pacsifier_ops.archive.check import check
 from pacsifier_ops.base.config import EXTRA_FIELDS, METHODS, PacsNode, node_from_connection, read_config, with_overrides
 from pacsifier_ops.base.errors import (
     AssociationAborted,
@@ -31,7 +32,6 @@ from pacsifier_ops.base.errors import (
     Unsupported,
 )
 from pacsifier_ops.cli import connection
-from pacsifier_ops.dimse.check import check
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.plugins.provider import get_provider_info
 from pacsifier_ops.state.leases import shared
@@ -280,7 +280,7 @@ def test_the_hook_returns_the_result_of_the_test_as_a_sentence(
     def broken(node: object) -> str:
         raise RuntimeError(node)
 
-    monkeypatch.setattr("pacsifier_ops.dimse.check.check", broken)
+    monkeypatch.setattr("pacsifier_ops.archive.check.check", broken)
     assert said(called_aet=pacs.aet) == (False, "unexpected RuntimeError; the log of the API server tells more")
 
 

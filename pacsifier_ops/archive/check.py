@@ -10,9 +10,9 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from pacsifier_ops.archive.attempts import open_session
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import AssociationBusy, PacsError, Unsupported
-from pacsifier_ops.dimse.attempts import open_session
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.state.leases import shared
 

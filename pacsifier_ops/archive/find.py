@@ -16,9 +16,9 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.letters import Letters
 from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.base.identity import SeriesId, two_people
-from pacsifier_ops.dimse.letters import Letters
 from pacsifier_ops.dimse.session import Matches, Session, query, values_of
 from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Level
 from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, values_to_send

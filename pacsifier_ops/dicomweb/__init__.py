@@ -1,0 +1,1 @@
+"""DICOMweb (PS3.18): HTTP with a login, queries by QIDO-RS, retrieval by WADO-RS."""
