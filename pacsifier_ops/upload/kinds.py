@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pacsifier_ops.archive.attempts import open_session, slot_of
-from pacsifier_ops.base.config import Node, PacsNode
+from pacsifier_ops.base.config import Node, PacsNode, WebNode
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.turns import Place
 from pacsifier_ops.upload.cstore import StoreService
 from pacsifier_ops.upload.destination import Destination
-from pacsifier_ops.upload.nodes import FolderNode, FtpsNode, ObjectStoreNode, SftpNode, WebNode
+from pacsifier_ops.upload.nodes import FolderNode, FtpsNode, ObjectStoreNode, SftpNode
 
 #: Module in this room, and class in it, by kind of node. They are loaded when they are needed.
 _KINDS: dict[type, tuple[str, str]] = {

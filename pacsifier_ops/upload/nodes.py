@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pacsifier_ops.base.config import check_sizes, extra_values, plain_host, window_of
+from pacsifier_ops.base.config import (
+    Node,
+    WebNode,
+    check_sizes,
+    extra_values,
+    plain_host,
+    web_from_connection,
+    window_of,
+)
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.rights import RIGHTS, statement_of
 from pacsifier_ops.base.window import Window, zone_of
@@ -238,43 +246,6 @@ class ObjectStoreNode(StoreNode):
         return f"{self.endpoint_url}|{self.root.rstrip('/')}"
 
 
-@dataclass(frozen=True)
-class WebNode(StoreNode):
-    """A server that speaks HTTP. Connection type `dicomweb`: STOW-RS.
-
-    Attributes:
-        url: its address; for DICOMweb the one to which `/studies` is added. It is the host of the connection.
-        login, password: of HTTP Basic. token: of HTTP Bearer, instead; the password without a login is one.
-        ca, certificate, certificate_key: PEM files on the workers: authorities of its certificate (empty: those of the
-            system), our own certificate, and its key.
-        most_objects, most_megabytes: bounds of one request.
-    """
-
-    KIND = "stow"
-    url: str = ""
-    login: str = ""
-    password: str = field(default="", repr=False)
-    token: str = field(default="", repr=False)
-    ca: str = ""
-    certificate: str = ""
-    certificate_key: str = ""
-    most_objects: int = 50
-    most_megabytes: float = 100.0
-
-    def check(self, where: str) -> None:
-        """See `StoreNode`."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-            raise ConfigError(f"{where}: host is not a URL; give one such as https://archive.example/dicom-web")
-        if self.most_objects < 1 or not self.most_megabytes > 0:
-            raise ConfigError(f"{where}: most_objects or most_megabytes is not above 0")
-
-    @property
-    def place(self) -> str:
-        """The URL."""
-        return self.url.rstrip("/")
-
-
 #: Fields of a connection's extra that belong to Airflow's own hooks of these types, and mean nothing here.
 _FOREIGN = {
     "sftp": ("timeout", "conn_timeout", "compress", "allow_host_key_change", "look_for_keys", "disabled_algorithms"),
@@ -293,12 +264,13 @@ _CLASSES: dict[str, type[StoreNode]] = {
     "ftp": FtpsNode,
     "object_store": ObjectStoreNode,
     "aws": ObjectStoreNode,
-    "dicomweb": WebNode,
 }
 _PORTS = {"sftp": 22, "ssh": 22, "ftp": 21}
 
+_WEB: dict[str, type[WebNode]] = {"dicomweb": WebNode}
+
 #: Types of connections that a destination may have, beside `dicom`.
-TYPES = tuple(_CLASSES)
+TYPES = (*_WEB, *_CLASSES)
 
 
 def extra_fields(of: type[StoreNode]) -> list[str]:
@@ -339,19 +311,18 @@ def store_from_connection(
     values |= {key: value for key, value in own.items() if key in names and value}
     if of is ObjectStoreNode and not values.get("root"):
         values["root"] = (host or "").strip()
-    if issubclass(of, WebNode):
-        values["url"] = values.get("url") or (host or "").strip()
-        if not values.get("login") and not values.get("token"):
-            values["token"] = values.pop("password", "")
     return of(name=name, **values)
 
 
-def store_of(name: str, connection: Any) -> StoreNode:
-    """Return the node of a connection of Airflow, see `store_from_connection`.
+def store_of(name: str, connection: Any) -> Node:
+    """Return the node of a connection of Airflow that is no PACS, see `store_from_connection`.
 
     Args:
         connection: the connection, with its fields as attributes.
     """
+    if web := _WEB.get(connection.conn_type):
+        address = (connection.host, connection.port, connection.extra_dejson)
+        return web_from_connection(name, *address, connection.login, connection.password, web)
     own = (connection.host, connection.port, connection.login, connection.password)
     return store_from_connection(name, connection.conn_type or "", *own, connection.extra_dejson)
 

@@ -11,7 +11,6 @@ import os
 import secrets
 import xml.etree.ElementTree as xml
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,9 +24,12 @@ from pacsifier_ops.dicom.files import DicomFile, inspect
 from pacsifier_ops.upload.cstore import answer_of
 from pacsifier_ops.upload.destination import Answer, Outcome
 from pacsifier_ops.upload.filestore import PIECE, Reading
-from pacsifier_ops.upload.web import Reply, Streamed, WebDestination
+from pacsifier_ops.upload.web import Reply, Streamed, WebDestination, file_part
 
-_JSON, _XML = "application/dicom+json", "application/dicom+xml"
+#: Bounds of one request: number of objects, and their size in bytes. One object may be larger.
+MOST_OBJECTS, MOST_BYTES = 50, 100 << 20
+#: Statuses by which a server says that it has no such service.
+_NONE = (404, 405, 501)
 #: Attributes of the answer (PS3.18 Table 10.5.3-2), and of a listed instance.
 _FAILED, _REFERENCED, _UID = "00081198", "00081199", "00081155"
 _WARNING, _FAILURE, _OTHER_FAILURES, _INSTANCE = "00081196", "00081197", "0008119A", "00080018"
@@ -54,18 +56,18 @@ class Stow(WebDestination):
 
     def check(self) -> None:
         """Ask for a study that is nowhere."""
-        reply = self.ask("GET", "/studies?StudyInstanceUID=2.25.0&limit=1", Accept=_JSON)
-        if reply.status not in (200, 204) and reply.status != 404:
+        reply = self.ask("GET", "/studies", [("StudyInstanceUID", "2.25.0"), ("limit", "1")])
+        if reply.status not in (200, 204, 404):
             raise DestinationRefused(f"{self.node.name}: no DICOMweb at this URL ({reply.status}); check host")
 
     def rounds(self, files: Sequence[DicomFile]) -> Iterator[tuple[Sequence[DicomFile], Mapping[str, str]]]:
         """Yield portions bounded by count and bytes. What broke a request before goes alone."""
         self.open()
         self._before_transfer()
-        node, portion, size = self.web, list[DicomFile](), 0
+        portion, size = list[DicomFile](), 0
         for file in files:
             alone = file.sop_instance_uid in self._alone
-            full = len(portion) >= node.most_objects or size + file.size > node.most_megabytes * 10**6
+            full = len(portion) >= MOST_OBJECTS or size + file.size > MOST_BYTES
             if portion and (full or alone):
                 yield portion, {}
                 portion, size = [], 0
@@ -89,7 +91,7 @@ class Stow(WebDestination):
         except (AssociationAborted, PacsTimeout):
             self._alone.update(readings)
             raise
-        if reply.status in (400, 409, 413, 415, 422) and len(fit) > 1 and not _answers(reply):
+        if reply.status >= 400 and reply.status not in _NONE and len(fit) > 1 and not _answers(reply):
             for file in fit:  # it does not say which
                 answers |= self.put([file], again)
             return answers
@@ -101,23 +103,16 @@ class Stow(WebDestination):
         head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         parts: list[Any] = []
         for reading in readings:
-            parts += [_text(head), (reading.size, partial(self._pieces, reading)), _text(b"\r\n")]
-        parts.append(_text(f"--{boundary}--\r\n".encode()))
+            parts += [head, file_part(reading), b"\r\n"]
+        parts.append(f"--{boundary}--\r\n".encode())
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        return self.ask("POST", "/studies", Streamed(parts), Content_Type=kind, Accept=_JSON)
-
-    def _pieces(self, reading: Reading) -> Iterator[bytes]:
-        for piece in reading:
-            self.go_on()
-            yield piece
+        return self.ask("POST", "/studies", body=Streamed(parts), Content_Type=kind)
 
     def _told(self, reply: Reply, uids: Sequence[str]) -> dict[str, Answer]:
         """Return what an answer says of each object (PS3.18 10.5.3)."""
         name = self.node.name
-        if reply.status in (404, 405, 501):
+        if reply.status in _NONE:
             raise DestinationRefused(f"{name}: no STOW-RS at this URL ({reply.status}); check host")
-        if reply.status >= 500:
-            raise AssociationAborted(f"{name}: the server failed ({reply.status})")
         found = _answers(reply)
         if reply.status == 413:
             rest = Answer(Outcome.REFUSED, text="413, too large for the destination")
@@ -171,7 +166,7 @@ class Stow(WebDestination):
         found: set[str] = set()
         while True:
             path = f"/studies/{series.study_uid}/series/{series.series_uid}/instances"
-            reply = self.ask("GET", f"{path}?limit={_PAGE}&offset={len(found)}", Accept=_JSON)
+            reply = self.ask("GET", path, [("limit", str(_PAGE)), ("offset", str(len(found)))])
             if reply.status in (204, 404):
                 return found
             if reply.status != 200:
@@ -194,7 +189,7 @@ class Stow(WebDestination):
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
         with storage_errors("the state root"), TemporaryDirectory(dir=settings.state_root()) as folder:
             target = Path(folder) / "object"
-            reply = self.download(path, target, Accept=accept)
+            reply = self.ask("GET", path, accept=accept, target=target)
             if reply.status != 200:
                 return False
             try:
@@ -228,10 +223,6 @@ def _cut_out_part(path: Path) -> None:
             writing += stream.write(piece)
             reading += len(piece)
         stream.truncate(writing)
-
-
-def _text(text: bytes) -> tuple[int, Any]:
-    return len(text), lambda: iter((text,))
 
 
 def _has_file_meta(file: DicomFile) -> bool:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from pydicom.uid import RLELossless
 
-from pacsifier_ops.base.errors import DestinationRefused, OutOfResources, PacsError, PacsUnreachable
+from pacsifier_ops.base.config import WebNode
+from pacsifier_ops.base.errors import AssociationRejected, DestinationRefused, OutOfResources, PacsUnreachable
 from pacsifier_ops.dicom.files import inspect
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.upload import steps
-from pacsifier_ops.upload.nodes import WebNode
+from pacsifier_ops.upload import steps, stow
 from pacsifier_ops.upload.run import UploadRequest
 from pacsifier_ops.upload.stow import NOT_LISTED, OTHER_THERE
 from tests.support.embedded import series
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def node_of(server: FaultyWeb, **more: Any) -> WebNode:
-    return WebNode("web", url=server.url, **{"retry_wait": 0.01, "answer_timeout": 20.0, **more})
+    return WebNode("web", server.url, **{"retry_wait": 0.01, "answer_timeout": 20.0, **more})
 
 
 def upload(node: WebNode, folder: Path, **request: Any) -> RunAccount:
@@ -73,8 +73,11 @@ def reasons(account: RunAccount) -> str:
     return " | ".join(one.reason for one in account.series)
 
 
-def test_objects_arrive_in_portions_and_are_listed(server: FaultyWeb, folder: Path) -> None:
-    account = upload(node_of(server, most_objects=3), folder)
+def test_objects_arrive_in_portions_and_are_listed(
+    server: FaultyWeb, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow, "MOST_OBJECTS", 3)
+    account = upload(node_of(server), folder)
     assert account.verdict == COMPLETE, reasons(account)
     assert held(server) == sums(folder)
     assert server.count("stow") == 3 and {one.method for one in account.series} == {"stow"}
@@ -175,16 +178,16 @@ def test_a_login_page_is_no_answer(server: FaultyWeb, folder: Path) -> None:
 def test_refusals_of_the_whole_server_are_named(server: FaultyWeb, folder: Path) -> None:
     server.user, server.password = "research", "a-secret"
     try:
-        with pytest.raises(DestinationRefused, match="does not let us in") as error:
+        with pytest.raises(AssociationRejected, match="refuses us") as error:
             upload(node_of(server, login="research", password="not-the-secret"), folder)
         assert "secret" not in str(error.value)
         assert upload(node_of(server, login="research", password="a-secret"), folder).verdict == COMPLETE
     finally:
         server.user = server.password = ""
-    with pytest.raises(PacsUnreachable, match="does not answer"):
+    with pytest.raises(PacsUnreachable, match="cannot be reached"):
         upload(replace(node_of(server), url="http://127.0.0.1:1/x"), folder)
     server.fail("any.redirect", "http://127.0.0.1:1/elsewhere")
-    with pytest.raises(DestinationRefused, match="leads elsewhere"):
+    with pytest.raises(PacsUnreachable):
         upload(node_of(server), folder)
 
 
@@ -231,7 +234,7 @@ def test_orthanc_takes_everything_as_it_is(tmp_path: Path, folder: Path) -> None
     peer = OrthancWeb(tmp_path / "orthanc", user="research", password="p4ss")
     peer.start()
     try:
-        node = WebNode("orthanc", url=peer.url, login="research", password="p4ss", retry_wait=0.1, most_objects=2)
+        node = WebNode("orthanc", peer.url, "research", "p4ss", retry_wait=0.1)
         account = upload(node, folder)
         assert account.verdict == COMPLETE, reasons(account)
         stored = tmp_path / "stored"
@@ -241,7 +244,7 @@ def test_orthanc_takes_everything_as_it_is(tmp_path: Path, folder: Path) -> None
         assert sums(stored) == sums(folder)
         # What is there already, but is not in our records, counts as it is the same.
         assert upload(replace(node, name="again", login="research"), folder, resend=True).verdict == COMPLETE
-        with pytest.raises(PacsError, match="check host"):
+        with pytest.raises(DestinationRefused, match="check host"):
             upload(replace(node, url=peer.url.replace("dicom-web", "instances")), folder)
     finally:
         peer.stop()
