@@ -177,6 +177,7 @@ class Request:
         headers: names in lower case.
         status: of the answer; 0 where there was none.
         size: bytes of its body.
+        service: qido, wado, stow or token; those who build on this server have others.
     """
 
     method: str
@@ -185,11 +186,7 @@ class Request:
     headers: dict[str, str]
     status: int
     size: int
-
-    @property
-    def service(self) -> str:
-        """qido, wado, stow or token."""
-        return _service(self.method, self.path)
+    service: str
 
 
 class _Drop(Exception):
@@ -247,12 +244,17 @@ class FaultyWeb:
     _thread: threading.Thread | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
+    @property
+    def handler(self) -> type[Handler]:
+        """What answers requests."""
+        return Handler
+
     # What a test does with it.
 
     def start(self) -> None:
         web = self
 
-        class Handler(_Handler):
+        class Bound(self.handler):  # type: ignore[name-defined]
             server_web = web
 
         class Server(ThreadingHTTPServer):
@@ -265,7 +267,7 @@ class FaultyWeb:
                     web.errors.append(traceback.format_exc())
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), Bound)
         if self.tls:
             self._server.socket = self.tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
@@ -404,17 +406,7 @@ class FaultyWeb:
             return True
 
 
-def _service(method: str, path: str) -> str:
-    if path.endswith("/token"):
-        return "token"
-    if method == "POST":
-        return "stow"
-    names = path.strip("/").split("/")
-    search = names[-1] in ("studies", "series", "instances")
-    return "qido" if search else "wado"
-
-
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server_web: FaultyWeb
     protocol_version = "HTTP/1.1"
     #: Seconds after which a client that says nothing is left.
@@ -441,7 +433,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.below = unquote(parts.path).removeprefix(web.root)
         self.query = tuple(parse_qsl(parts.query, keep_blank_values=True))
-        self.service = _service(self.command, self.below)
+        self.service = self._kind()
         self.status = self.size = 0
         self.read = False
         with web._lock:
@@ -460,13 +452,24 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {name.lower(): value for name, value in self.headers.items()}
             with web._lock:
                 web._now -= 1
-                web.requests.append(Request(self.command, self.below, self.query, headers, self.status, self.size))
+                web.requests.append(
+                    Request(self.command, self.below, self.query, headers, self.status, self.size, self.service)
+                )
+
+    def _kind(self) -> str:
+        """Name of the service."""
+        if self.below.endswith("/token"):
+            return "token"
+        if self.command == "POST":
+            return "stow"
+        names = self.below.strip("/").split("/")
+        return "qido" if names[-1] in ("studies", "series", "instances") else "wado"
 
     def _route(self) -> None:
         web = self.server_web
         if self.service == "token":
             return self._token()
-        if not web.admits(self.headers.get("Authorization", "")):
+        if not self._admitted():
             self._skip_body()
             scheme = "Bearer" if web.token or web.client else "Basic"
             return self._answer(401, b"", {"WWW-Authenticate": f'{scheme} realm="pacs"'})
@@ -481,12 +484,28 @@ class _Handler(BaseHTTPRequestHandler):
         if (target := self._fault("redirect")) is not None:
             self._skip_body()
             return self._answer(302, b"", {"Location": target.replace("{path}", self.path)})
+        return self._work()
+
+    def _admitted(self) -> bool:
+        return self.server_web.admits(self.headers.get("Authorization", ""))
+
+    def _heads(self) -> list[tuple[Key, Dataset]]:
+        """What can be found."""
+        return self.server_web.heads()
+
+    def _forbidden(self, key: Key) -> int | None:
+        """Failure Reason of an object that may not be stored."""
+        return None
+
+    def _kept(self, key: Key) -> None:
+        """An object was stored."""
+
+    def _work(self) -> None:
+        """Answer a request that may come in, and that nothing general goes wrong with."""
         if self.command == "POST":
             return self._stow()
         names = self.below.strip("/").split("/")
-        if self.service == "qido":
-            return self._qido(names)
-        return self._wado(names)
+        return self._qido(names) if self.service == "qido" else self._wado(names)
 
     def _fault(self, name: str) -> Any:
         """A fault of this service, or of any."""
@@ -575,7 +594,7 @@ class _Handler(BaseHTTPRequestHandler):
             yield block
 
     def _skip_body(self) -> None:
-        if self.command == "POST" and not self.read:
+        if self.command in ("POST", "PUT") and not self.read:
             self._body().unlink()
 
     def _token(self) -> None:
@@ -670,7 +689,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _results(
         self, level: str, keys: dict[str, str], fields: set[str], relational: bool, of: str = ""
     ) -> Iterator[dict[str, Any]]:
-        heads = self.server_web.heads()
+        heads = self._heads()
         depth = {"studies": 1, "series": 2, "instances": 3}[level]
         groups: dict[tuple[str, ...], list[tuple[Key, Dataset]]] = {}
         for key, head in heads:
@@ -887,6 +906,8 @@ class _Handler(BaseHTTPRequestHandler):
             reason = refuse.get(key[2], refuse.get("*"))
             if study and key[0] != study:
                 reason = 0xA901
+            if (forbidden := self._forbidden(key)) is not None:
+                reason = forbidden
             if exists is not None and key in web.held:
                 reason = exists
             if reason is not None:
@@ -922,6 +943,7 @@ class _Handler(BaseHTTPRequestHandler):
                 setattr(changed, keyword, value)
             changed.save_as(path)
         key = web._hold(path)
+        self._kept(key)
         if (late := self._own("late")) is not None:
             with web._lock:
                 web._hidden[key] = late
