@@ -555,6 +555,7 @@ def read_config(path: Path) -> PacsNode:
 #: Fields of an Airflow connection's extra: those of the node without a field of the connection itself.
 EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port", "tls_password"))
 WEB_FIELDS = tuple(f.name for f in fields(WebNode) if f.name not in ("name", "url", "login", "password"))
+AnyWeb = TypeVar("AnyWeb", bound=WebNode)
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -617,11 +618,13 @@ def web_from_connection(
     extra: Mapping[str, Any],
     login: str | None = None,
     password: str | None = None,
-) -> WebNode:
+    of: type[AnyWeb] = WebNode,  # type: ignore[assignment]
+) -> AnyWeb:
     """Make the node of an Airflow connection of type `dicomweb`; empty fields get their defaults.
 
     Args:
         name: id of the connection.
+        of: class of the node.
         host: the address, with scheme and path.
         port: replaces the port of the address, if given.
         extra, login, password: fields of the connection.
@@ -629,13 +632,14 @@ def web_from_connection(
     Raises:
         ConfigError: names the connection, the field and the problem.
     """
-    values = extra_values(f"connection {name}", extra, WebNode, WEB_FIELDS)
+    own = (f.name for f in fields(of) if f.name not in {f.name for f in fields(WebNode)})
+    values = extra_values(f"connection {name}", extra, of, (*WEB_FIELDS, *own))
     url = (host or "").strip()
     if port and "://" in url:
         scheme, _, rest = url.partition("://")
         place, slash, path = rest.partition("/")
         url = f"{scheme}://{place}:{port}{slash}{path}"
-    return WebNode(name, url, login or "", password or "", **values)
+    return of(name, url, login or "", password or "", **values)
 
 
 AnyArchive = TypeVar("AnyArchive", bound=Archive)

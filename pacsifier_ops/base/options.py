@@ -134,6 +134,7 @@ class Option:
         after: name of the option that it goes with, behind which it stands.
         stands: where it stands, of EVERYWHERE.
         node: whether it names a connection of type dicom; if `joined`, several.
+        receives: the connection may be of any type that can be sent to.
         flag: of the command; None: it has none.
     """
 
@@ -161,6 +162,7 @@ class Option:
     after: str = ""
     stands: tuple[str, ...] = EVERYWHERE
     node: bool = False
+    receives: bool = False
     flag: Flag | None = None
 
     @property

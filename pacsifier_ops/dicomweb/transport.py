@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -140,16 +140,11 @@ class Transport:
                 node.url + path,
                 params=list(query),
                 headers={"Accept": accept, **self._login(), **(headers or {})},
-                data=None if body is None else self._checked(body()),
+                data=None if body is None else _Pieces(body(), self._go_on),
                 auth=_NoNetrc() if not node.login or node.token_url else (node.login, node.password),
                 stream=True,
                 timeout=(node.connect_timeout, node.answer_timeout),
             )
-
-    def _checked(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in body:
-            self._go_on()
-            yield piece
 
     def _session(self) -> requests.Session:
         if self._http is None:
@@ -255,6 +250,20 @@ class Transport:
             if getattr(error, "filename", None) in (None, self._node.tls_ca, self._node.tls_certificate):
                 raise TlsFailed(f"{name}: tls_ca, tls_certificate or tls_key cannot be read on this machine") from None
             raise
+
+
+class _Pieces:
+    """A body. Its length is told where it is known: servers want that, and a body that breaks off is then noticed."""
+
+    def __init__(self, pieces: Iterable[bytes], between: Callable[[], None]) -> None:
+        self._pieces, self._between = pieces, between
+        if isinstance(pieces, Sized):
+            self.len = len(pieces)  # `requests` looks for this attribute
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self._between()
+            yield piece
 
 
 class _NoNetrc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.hooks.dicom import DicomHook
 from pacsifier_ops.hooks.dicomweb import connection_of
+from pacsifier_ops.upload.nodes import store_of
 
 
 def destination(name: str) -> Node:
@@ -19,9 +20,4 @@ def destination(name: str) -> Node:
     found = connection_of(name)
     if found.conn_type == DicomHook.conn_type:
         return DicomHook(name).get_conn()
-    from pacsifier_ops.upload.nodes import store_from_connection
-
-    extra = found.extra_dejson
-    return store_from_connection(
-        name, found.conn_type or "", found.host, found.port, found.login, found.password, extra
-    )
+    return store_of(name, found)

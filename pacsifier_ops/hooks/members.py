@@ -56,9 +56,9 @@ def keep_members(dag_id: str, run_id: str) -> None:
 
 def _named(session: Session) -> set[str]:
     """Return the roles that connections name."""
-    from pacsifier_ops.hooks.pools import dicom_nodes
+    from pacsifier_ops.hooks.pools import receiving_nodes
 
-    return {role for node in dicom_nodes(session) for right in RIGHTS for role in statement_of(node, right).roles}
+    return {role for node in receiving_nodes(session) for right in RIGHTS for role in statement_of(node, right).roles}
 
 
 def members_of(roles: Collection[str], session: Session) -> Mapping[str, set[str]]:

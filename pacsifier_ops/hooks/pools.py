@@ -1,5 +1,7 @@
 """Airflow pools: one per connection of type `dicom`, with its name, and a slot per association that the PACS allows.
 
+Other connections that can be sent to get theirs when they are first used: a site may have many that are not for us.
+
 They keep waiting tasks out of the workers. The leases enforce the hard limit (see `leases`), which also applies to the
 command line. `pacsifier-init` and every start of a scheduler create the pools.
 """
@@ -9,15 +11,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from pacsifier_ops.base.config import ArchiveNode, node_from_connection, web_from_connection
+from pacsifier_ops.base.config import ArchiveNode, Node, node_from_connection, web_from_connection
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL
+from pacsifier_ops.upload.nodes import TYPES, store_of
 
 if TYPE_CHECKING:
     from airflow.models.connection import Connection
@@ -69,13 +72,13 @@ def pool_for(name: str, session: Session) -> str | None:
 
     there = set(session.scalars(select(Pool.pool).where(Pool.pool.in_((name, COMMON_POOL)))))
     if name not in there:
-        for node in dicom_nodes(session):
+        for node in receiving_nodes(session):
             if node.name == name and _added(node, session):
                 return name
     return name if name in there else COMMON_POOL if COMMON_POOL in there else None
 
 
-def _added(node: ArchiveNode, session: Session) -> bool:
+def _added(node: Node, session: Session) -> bool:
     """Add the pool of a PACS within a transaction that others depend on; return whether it is there then.
 
     Another scheduler may be adding it. An object of the session would be added once more by the next look, and a
@@ -95,27 +98,49 @@ def _added(node: ArchiveNode, session: Session) -> bool:
 
 def dicom_nodes(session: Session) -> list[ArchiveNode]:
     """Return the archives of all valid connections. A run with an invalid one reports the error."""
-    found = []
+    found: list[ArchiveNode] = []
     for connection in dicom_connections(session):
+        fields = (connection.conn_id, connection.host, connection.port, connection.extra_dejson)
         with suppress(ConfigError):
-            make = web_from_connection if connection.conn_type == "dicomweb" else node_from_connection
-            found.append(make(connection.conn_id, connection.host, connection.port, connection.extra_dejson))
+            if connection.conn_type == "dicomweb":
+                found.append(web_from_connection(*fields, connection.login, connection.password))
+            else:
+                found.append(node_from_connection(*fields))
+    return found
+
+
+def receiving_nodes(session: Session) -> list[Node]:
+    """Return the nodes of all valid connections that can be sent to, see `dicom_nodes`."""
+    found: list[Node] = [*dicom_nodes(session)]
+    for connection in other_connections(session):
+        with suppress(ConfigError):
+            found.append(store_of(connection.conn_id, connection))
     return found
 
 
 def dicom_connections(session: Session) -> Iterator[Connection]:
-    """Yield the connections of archives, those of the environment last: they override the database's."""
+    """Yield the connections of archives, see `_connections`."""
+    return _connections(session, _ARCHIVES)
+
+
+def other_connections(session: Session) -> Iterator[Connection]:
+    """Yield the connections of other types that can be sent to, see `_connections`."""
+    return _connections(session, [kind for kind in TYPES if kind not in _ARCHIVES])
+
+
+def _connections(session: Session, types: Sequence[str]) -> Iterator[Connection]:
+    """Yield the connections of these types, those of the environment last: they override the database's."""
     from airflow.models.connection import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
     from sqlalchemy import select
 
-    yield from session.scalars(select(Connection).where(Connection.conn_type.in_(_ARCHIVES)))
+    yield from session.scalars(select(Connection).where(Connection.conn_type.in_(types)))
     prefix = "AIRFLOW_CONN_"
     for name in os.environ:
         if name.startswith(prefix):
             with suppress(AirflowNotFoundException):  # Airflow's exception for a connection that it cannot read
                 connection = Connection.get_connection_from_secrets(name.removeprefix(prefix).lower())
-                if connection.conn_type in _ARCHIVES:
+                if connection.conn_type in types:
                     yield connection
 
 

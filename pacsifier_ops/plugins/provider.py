@@ -7,6 +7,7 @@ from typing import Any
 
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE, LETTERS_KEPT, LETTERS_LOST, METHODS, PacsNode, WebNode
 from pacsifier_ops.pseudonyms.deid_api import DeidService
+from pacsifier_ops.upload.nodes import ObjectStoreNode
 
 #: The form of a connection: sections, and in each the fields of the connection's extra, with label, help text and
 #: further constraints of the JSON Schema.
@@ -225,6 +226,37 @@ _DEID: _Sections = {
         ),
     },
 }
+_STORE: _Sections = {
+    "Place": {
+        "root": ("Bucket and folder", "URL of the bucket and a folder in it, such as s3://bucket/folder.", {}),
+        "endpoint_url": (
+            "Address of the store",
+            "Of a store other than that of the maker, such as https://minio.hospital.example:9000. Empty: AWS.",
+            {},
+        ),
+        "region_name": ("Region", "Of the bucket. Empty: as the environment says.", {}),
+        "session_token": ("Session token", "Of temporary keys. Empty: none.", {"format": "password"}),
+        "ca": (
+            "CA file",
+            "PEM file, on the workers, of the authorities that may sign the certificate of the store. Empty: those of "
+            "the system.",
+            {},
+        ),
+        "options": ("Options", "JSON object of further arguments of fsspec. Empty: none.", {"format": "password"}),
+    },
+    "Limits and pacing": {
+        "max_associations": ("Tasks at most", "Maximum number of our tasks that send there at once.", {"minimum": 1}),
+        "batch_size": _PACS["Limits and pacing"]["batch_size"],
+        "batch_wait_time": _PACS["Limits and pacing"]["batch_wait_time"],
+    },
+    "Hours": _PACS["Hours"],
+    "Rights": {name: _PACS["Rights"][name] for name in ("may_send", "may_identified", "may_urgent")},
+    "Timeouts": {
+        "connect_timeout": ("Connect timeout", "Seconds for the connection.", {"minimum": 0.1}),
+        "answer_timeout": ("Answer timeout", "Seconds of silence.", {"minimum": 0.1}),
+        "retry_wait": _PACS["Timeouts"]["retry_wait"],
+    },
+}
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
 
@@ -274,6 +306,16 @@ def get_provider_info() -> dict[str, Any]:
                     },
                 },
                 "conn-fields": _conn_fields(_DEID, DeidService),
+            },
+            {
+                "connection-type": "object_store",
+                "hook-class-name": "pacsifier_ops.hooks.object_store.ObjectStoreHook",
+                "hook-name": "Object store (S3, GCS, Azure)",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "host", "port"],
+                    "relabeling": {"login": "Access key", "password": "Secret key"},
+                },
+                "conn-fields": _conn_fields(_STORE, ObjectStoreNode, required="root"),
             },
             {
                 "connection-type": "message_channel",

@@ -17,13 +17,15 @@ def node(
     help: str = "Id of a connection of type dicom.",
     section: Section = Section.WHERE_FROM,
     joined: bool = False,
+    receives: bool = False,
 ) -> Any:
     """Return the option for the connection of a node, or of several (see `operators.base.nodes_of`).
 
     Args:
         joined: several connections are allowed.
+        receives: see `options.Option`.
     """
-    return option(title, help, section, default="", form=DEFAULT_NODE, joined=joined, node=True)
+    return option(title, help, section, default="", form=DEFAULT_NODE, joined=joined, node=True, receives=receives)
 
 
 def configuration(section: Section = Section.WHERE_FROM) -> Any:

@@ -250,10 +250,11 @@ class Study(Reading, KeptRequest):
     )
     upload: str = option(
         "Upload",
-        "Connection of the node that gets the released data.",
+        "Connection of the node, or of the store, that gets the released data.",
         Section.WHERE_TO,
         default="",
         node=True,
+        receives=True,
     )
     karnak: str = option(
         "Karnak gateway",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pacsifier_ops.archive.attempts import open_session, slot_of
-from pacsifier_ops.base.config import Node, PacsNode
+from pacsifier_ops.base.config import Node, PacsNode, WebNode
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.turns import Place
 from pacsifier_ops.upload.cstore import StoreService
@@ -20,6 +20,7 @@ _KINDS: dict[type, tuple[str, str]] = {
     SftpNode: ("sftp", "Sftp"),
     FtpsNode: ("ftps", "Ftps"),
     ObjectStoreNode: ("objects", "ObjectStore"),
+    WebNode: ("stow", "Stow"),
 }
 
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pacsifier_ops.base.config import check_sizes, extra_values, plain_host, window_of
+from pacsifier_ops.base.config import (
+    Node,
+    WebNode,
+    check_sizes,
+    extra_values,
+    plain_host,
+    web_from_connection,
+    window_of,
+)
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.rights import RIGHTS, statement_of
 from pacsifier_ops.base.window import Window, zone_of
@@ -259,8 +267,10 @@ _CLASSES: dict[str, type[StoreNode]] = {
 }
 _PORTS = {"sftp": 22, "ssh": 22, "ftp": 21}
 
+_WEB: dict[str, type[WebNode]] = {"dicomweb": WebNode}
+
 #: Types of connections that a destination may have, beside `dicom`.
-TYPES = tuple(_CLASSES)
+TYPES = (*_WEB, *_CLASSES)
 
 
 def extra_fields(of: type[StoreNode]) -> list[str]:
@@ -302,6 +312,19 @@ def store_from_connection(
     if of is ObjectStoreNode and not values.get("root"):
         values["root"] = (host or "").strip()
     return of(name=name, **values)
+
+
+def store_of(name: str, connection: Any) -> Node:
+    """Return the node of a connection of Airflow that is no PACS, see `store_from_connection`.
+
+    Args:
+        connection: the connection, with its fields as attributes.
+    """
+    if web := _WEB.get(connection.conn_type):
+        address = (connection.host, connection.port, connection.extra_dejson)
+        return web_from_connection(name, *address, connection.login, connection.password, web)
+    own = (connection.host, connection.port, connection.login, connection.password)
+    return store_from_connection(name, connection.conn_type or "", *own, connection.extra_dejson)
 
 
 def _without_foreign(extra: Any, conn_type: str, where: str) -> Any:

@@ -59,7 +59,10 @@ class UploadRequest(KeptRequest):
         flag=Flag(),
     )
     pacs: str = common.node(
-        "Destination", "Id of a connection of type dicom: where the files are sent.", Section.WHERE_TO
+        "Destination",
+        "Id of the connection to which the files are sent: of type dicom, or of a store of files or objects.",
+        Section.WHERE_TO,
+        receives=True,
     )
     config: str = common.configuration(Section.WHERE_TO)
     accept_incomplete: bool = common.accept_incomplete()

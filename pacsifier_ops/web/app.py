@@ -42,7 +42,7 @@ from pacsifier_ops.extract.choosing import lists_of
 from pacsifier_ops.extract.steps import counts
 from pacsifier_ops.extract.thumbnails import thumbnails_of
 from pacsifier_ops.hooks.constants import OUR_PREFIX, PREFIX
-from pacsifier_ops.hooks.pools import dicom_connections
+from pacsifier_ops.hooks.pools import dicom_connections, other_connections
 from pacsifier_ops.maintenance.deletion import Deletion, deletion_of
 from pacsifier_ops.query.reading import CHOICES
 from pacsifier_ops.runs.folder import Run, dag_run_name, now, stage_folder, stages_in
@@ -167,10 +167,12 @@ def intake_page(request: Request, user: LookerDep, session: SessionDep) -> HTMLR
     known = [name for name, team in every if may_see_connection(user, name, team)]
     base, airflow = _base(request)
     shown = known if known or not every else None
+    others = [(str(item.conn_id), item.team_name) for item in other_connections(session)]
+    receivers = [name for name, team in others if may_see_connection(user, name, team)]
     paused = session.scalars(select(DagModel.dag_id).where(DagModel.is_paused, DagModel.dag_id.in_(JOBS))).all()
     startable = [job for job in JOBS.values() if may(user, "POST", job.dag_id)]
     held = {job.dag_id: may_unpause(user, job.dag_id) for job in startable if job.dag_id in paused}
-    return HTMLResponse(pages.intake_page(base, airflow, startable, shown, held, intake.LARGEST))
+    return HTMLResponse(pages.intake_page(base, airflow, startable, shown, held, intake.LARGEST, receivers))
 
 
 @app.post("/requests", dependencies=[Depends(same_origin)])

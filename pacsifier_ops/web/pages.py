@@ -365,6 +365,7 @@ def intake_page(
     connections: Sequence[str] | None,
     paused: Mapping[str, bool],
     largest: int,
+    receivers: Sequence[str] = (),
 ) -> str:
     """Return the page on which a user sends a query table, sees how it is understood, starts a run, and sees the last.
 
@@ -374,6 +375,7 @@ def intake_page(
         connections: ids of the connections of type dicom; None if the user may not see them.
         paused: the paused ones of the DAGs, and whether the user may unpause them.
         largest: maximum size of a table, in bytes.
+        receivers: ids of the connections of other types that can be sent to.
     """
     return page(
         "web/templates/intake.html",
@@ -391,7 +393,7 @@ def intake_page(
         control=_control,
         default_of=lambda one: json.dumps(None if one.optional and not one.default else one.default),
         text_of=lambda one: "" if one.several or (one.optional and not one.default) else str(one.default),
-        choices_of=partial(_choices, connections=connections),
+        choices_of=partial(_choices, connections=connections, receivers=receivers),
     )
 
 
@@ -404,7 +406,7 @@ def _control(one: Option) -> str:
     return "number" if one.kind in (int, float) else "text"
 
 
-def _choices(one: Option, connections: Sequence[str] | None) -> Mapping[str, str] | None:
+def _choices(one: Option, connections: Sequence[str] | None, receivers: Sequence[str]) -> Mapping[str, str] | None:
     """Return words by value of an option that is chosen from a list; None: it is typed."""
     if one.choices:
         shown = {value: f"{value}: {text}" if text else value for value, text in one.choices.items()}
@@ -412,5 +414,6 @@ def _choices(one: Option, connections: Sequence[str] | None) -> Mapping[str, str
     if one.node and connections is not None:
         # A connection may be defined in a place that the page does not see, so the default is always offered.
         none = {"": "none"} if one.optional else {}
-        return {**none, **{name: name for name in filter(None, (one.default, *sorted({*connections} - {one.default})))}}
+        every = {*connections, *(receivers if one.receives else ())}
+        return {**none, **{name: name for name in filter(None, (one.default, *sorted(every - {one.default})))}}
     return None

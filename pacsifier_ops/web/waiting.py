@@ -17,11 +17,11 @@ from airflow.utils.state import TaskInstanceState as State
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from pacsifier_ops.base.config import ArchiveNode
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.hooks.constants import POOLED
-from pacsifier_ops.hooks.pools import dicom_nodes
+from pacsifier_ops.hooks.pools import receiving_nodes
 from pacsifier_ops.runs.accounts import SERIES_RECALLED
 from pacsifier_ops.runs.folder import Run, with_stages
 from pacsifier_ops.runs.progress import WAITING, progress_of
@@ -78,7 +78,7 @@ def waiting_of(run: DagRun, folder: Run | None, asked: Sequence[str], session: S
         asked: open questions.
         session: of Airflow's database.
     """
-    nodes = {node.name: node for node in dicom_nodes(session)}
+    nodes = {node.name: node for node in receiving_nodes(session)}
     reasons = [Reason(PERSON, f"An answer: {headline}") for headline in asked]
     states = _states(run, session)
     for pool in sorted({pool for pool, _ in states}):
@@ -100,7 +100,7 @@ def _states(run: DagRun, session: Session) -> Counter[tuple[str, str]]:
 
 
 def _at(
-    pool: str, node: ArchiveNode | None, states: Counter[str], run: DagRun, folder: Run | None, session: Session
+    pool: str, node: Node | None, states: Counter[str], run: DagRun, folder: Run | None, session: Session
 ) -> Iterator[Reason]:
     """Yield what tasks wait for in a pool."""
     if deferred := states[State.DEFERRED]:
@@ -149,14 +149,14 @@ def _before(pool: str, run: DagRun, session: Session) -> tuple[int, int]:
     return len(counts), sum(counts)
 
 
-def _window_opens(node: ArchiveNode | None) -> dt.datetime | None:
+def _window_opens(node: Node | None) -> dt.datetime | None:
     try:
         return node.retrieval_window.opens_at(dt.datetime.now(dt.UTC)) if node else None
     except ConfigError:  # a setting is wrong, which the tasks tell
         return None
 
 
-def _end(folder: Run, nodes: dict[str, ArchiveNode]) -> dt.datetime | None:
+def _end(folder: Run, nodes: dict[str, Node]) -> dt.datetime | None:
     """Return when the transfer of a run will have ended; None: its series are not known yet, or nothing was measured.
 
     Those that go before it are done first. Where it works at several PACS, nobody knows what each has left.

@@ -73,8 +73,9 @@ def test_the_provider_fits_airflows_schema(airflow: Airflow) -> None:
     from pacsifier_ops.hooks.channels import ChannelHook
     from pacsifier_ops.hooks.deid_api import DeidApiHook
     from pacsifier_ops.hooks.dicom import DicomHook
+    from pacsifier_ops.hooks.object_store import ObjectStoreHook
 
-    hooks: list[Any] = [DicomHook, DeidApiHook, ChannelHook]
+    hooks: list[Any] = [DicomHook, DeidApiHook, ObjectStoreHook, ChannelHook]
     for connection, hook in zip(get_provider_info()["connection-types"], hooks, strict=True):
         assert {key: text for key, text in connection.items() if key not in ("conn-fields", "ui-field-behaviour")} == {
             "connection-type": hook.conn_type,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node, PacsNode
 from pacsifier_ops.convert import steps as conversion
 from pacsifier_ops.convert.request import ConvertRequest
 from pacsifier_ops.deid import steps as deid
@@ -154,17 +154,17 @@ class StudyRun:
         conversion.assemble(stage, search_of(stage, request.in_folder))
         return conversion.report(stage)
 
-    def remove(self, destination: PacsNode) -> None:
+    def remove(self, destination: Node) -> None:
         steps.remove(self.run, destination.key)
 
-    def upload(self, node: PacsNode, name: str = UPLOAD) -> None:
+    def upload(self, node: Node, name: str = UPLOAD) -> None:
         stage, params = stage_run(self.run, name), self.params(name)
         folder, out = (self.data / params[name] for name in ("upload_directory", "out_directory"))
         request = UploadRequest(folder, out, allow_empty=True)
         units = upload.prepare(stage, request, node)
         with upload.Sending(stage, node) as sending:
             sending.units(units)
-        upload.report(stage)
+        upload.report(stage, lambda: node)
 
     def tag_and_send(self, gateway: PacsNode) -> None:
         stage, params = stage_run(self.run, KARNAK), self.params(KARNAK)
