@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pacsifier_ops.dicomweb import transport
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
@@ -164,10 +165,13 @@ def world(
     server: FaultyWeb,
     files: tuple[list[Path], list[Path]],
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> World:
     server.reset()
     caplog.set_level(logging.INFO)
+    # It waits as long as it is asked to, up to two minutes.
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.02)
     wanted, others = ({str(one.SOPInstanceUID): one for one in map(dcmread, some)} for some in files)
     return World(server, wanted, others, caplog, tmp_path / "out")
 
@@ -183,6 +187,9 @@ def apply(world: World, faults: Faults) -> None:
 
 ONCE = {"times": 1}
 TWICE = {"times": 2}
+#: Not at the first requests, which look whether the archive is there.
+LATER = {"times": 1, "after": 2}
+TWICE_LATER = {"times": 2, "after": 2}
 
 
 def status(code: int, **headers: str) -> dict[str, Any]:
@@ -203,19 +210,20 @@ OVERCOME: dict[str, Faults] = {
     "another patient's entity in every answer": [("qido.foreign", lambda world: world.foreign)],
     "every result twice": [("qido.duplicate", True)],
     "numbers as strings": [("qido.text_numbers", True)],
-    "a number of another VR": [("qido.vr", {"NumberOfSeriesRelatedInstances": "UN", "SeriesNumber": "LO"})],
+    "a number of another VR": [("qido.vr", {"NumberOfSeriesRelatedInstances": "US", "SeriesNumber": "LO"})],
+    "a warning of something else": [("qido.warning", "The fuzzymatching parameter is not supported.")],
     "no modality": [("qido.no_key", "Modality")],
     "no number of instances": [("qido.no_value", "NumberOfSeriesRelatedInstances")],
     "search: gzip": [("qido.gzip", True)],
     "search: chunked": [("qido.chunked", True)],
-    "search: cut once": [("qido.cut", 0.5, ONCE)],
-    "search: dropped once": [("qido.drop", True, ONCE)],
-    "search: 503 once": [("qido.status", status(503), ONCE)],
-    "search: 429, at once again": [("qido.status", status(429, Retry_After="0"), TWICE)],
+    "search: cut once": [("qido.cut", 0.5, LATER)],
+    "search: dropped once": [("qido.drop", True, LATER)],
+    "search: 503 once": [("qido.status", status(503), LATER)],
+    "search: 429, at once again": [("qido.status", status(429, Retry_After="0"), TWICE_LATER)],
     "search: 429 until a date in the past": [
-        ("qido.status", status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), ONCE)
+        ("qido.status", status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), LATER)
     ],
-    "search: 429 until a date that is none": [("qido.status", status(429, Retry_After="soon"), ONCE)],
+    "search: 429 until a date that is none": [("qido.status", status(429, Retry_After="soon"), LATER)],
     "search: in small pieces": [("qido.trickle", (500, 0.005))],
     # Fetching, PS3.18 10.4 and 8.7; RFC 2046 5.1.
     "boundary without quotes": [("wado.boundary", "unquoted")],
@@ -228,10 +236,8 @@ OVERCOME: dict[str, Faults] = {
     "one object without multipart": [("wado.single", True)],
     "the first object twice": [("wado.twice", True)],
     "another patient's object on top": [("wado.foreign", lambda world: world.foreign)],
-    "another patient's object instead, once": [("wado.wrong", lambda world: world.foreign, ONCE)],
     "206 with one object": [("wado.partial", 1)],
     "one object is left out of its series": [("wado.leave_out", lambda world: world.first)],
-    "406 for any transfer syntax": [("wado.no_star", True)],
     "fetch: gzip": [("wado.gzip", True)],
     "fetch: chunked": [("wado.chunked", True)],
     "fetch: cut once": [("wado.cut", 0.6, ONCE)],
@@ -240,7 +246,6 @@ OVERCOME: dict[str, Faults] = {
     "fetch: no end once": [("wado.no_close", True, ONCE)],
     "fetch: objects cut short, once": [("wado.truncate", 40, ONCE)],
     "fetch: dropped once": [("wado.drop", True, ONCE)],
-    "fetch: a login page once": [("wado.html", True, ONCE)],
     "fetch: 503 once": [("wado.status", status(503), ONCE)],
     "fetch: 500 once": [("wado.status", status(500), ONCE)],
     "fetch: 429 twice": [("wado.status", status(429, Retry_After="0"), TWICE)],
@@ -250,6 +255,7 @@ OVERCOME: dict[str, Faults] = {
 
 #: The client cannot get over these; it must say so, and publish nothing wrong.
 TOLD: dict[str, Faults] = {
+    "406 for any transfer syntax": [("wado.no_star", True)],
     "one of every page of one, and offset without effect": [("qido.page_limit", 1), ("qido.ignore_offset", True)],
     "a series without its UID": [("qido.no_value", "SeriesInstanceUID")],
     "PatientID neither matched nor returned": [("qido.ignore_all", True), ("qido.no_key", "PatientID")],
@@ -286,6 +292,8 @@ TOLD: dict[str, Faults] = {
 
 #: The client may get over these or not; what it says must be true.
 HONEST: dict[str, Faults] = {
+    "fetch: a login page once": [("wado.html", True, ONCE)],
+    "another patient's object instead, once": [("wado.wrong", lambda world: world.foreign, ONCE)],
     "pages of one, and not told": [("qido.silent_limit", 1)],
     "another order for every page": [("qido.page_limit", 1), ("qido.unstable", True)],
     "a total that is too small": [("qido.total", 0)],
@@ -294,6 +302,8 @@ HONEST: dict[str, Faults] = {
     "pages, and a total that is too large": [("qido.total", 1000), ("qido.page_limit", 1)],
     "text in Latin-1": [("qido.latin1", True)],
     "a description by reference": [("qido.bulk", "SeriesDescription")],
+    "a number of unknown VR": [("qido.vr", {"NumberOfSeriesRelatedInstances": "UN"})],
+    "search: 503 at first": [("qido.status", status(503), ONCE)],
     "a UID of another VR": [("qido.vr", {"SeriesInstanceUID": "LO"})],
     "one object instead of a list": [("qido.object", True)],
     "a name of a VR that is none": [("qido.vr", {"PatientName": "ZZ"})],

@@ -20,6 +20,7 @@ that hold a text:
     qido.page_limit     never more than so many results at once; says so in a Warning 299
     qido.silent_limit   the same, and does not say so
     qido.total          X-Total-Count: "right", or what it lies
+    qido.warning        text of a Warning 299 that tells something else
     qido.ignore_offset  always the first page
     qido.unstable       every page of another order
     qido.none           how nothing is told: "204" (as the standard has it), "empty" (200, no body), "list" (200, [])
@@ -672,6 +673,8 @@ class Handler(BaseHTTPRequestHandler):
             headers["Warning"] = (
                 f'299 {self.headers["Host"]}: "There are {more} additional results that can be requested"'
             )
+        if (said := self._own("warning")) is not None:
+            headers["Warning"] = f'299 {self.headers["Host"]}: "{said}"'
         if (said := self._own("total")) is not None:
             headers["X-Total-Count"] = str(total if said == "right" else said)
         none = self._own("none") or "204"
