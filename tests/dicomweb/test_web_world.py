@@ -250,7 +250,8 @@ OVERCOME: dict[str, Faults] = {
     "fetch: 500 once": [("wado.status", status(500), ONCE)],
     "fetch: 429 twice": [("wado.status", status(429, Retry_After="0"), TWICE)],
     "fetch: in small pieces": [("wado.trickle", (600, 0.005))],
-    "fetch: series refused, instances given": [("wado.status", status(400), {"times": 2})],
+    "fetch: 400 for series, instances are given": [("wado.status", status(400), {"path": "/series/[^/]+$"})],
+    "fetch: 404 for series, instances are given": [("wado.status", status(404), {"path": "/series/[^/]+$"})],
 }
 
 #: The client cannot get over these; it must say so, and publish nothing wrong.

@@ -4,8 +4,8 @@ Services: QIDO-RS (10.6), WADO-RS of studies, series, instances and their metada
 endpoint of OAuth2 client credentials (RFC 6749, 4.4). It is made for tests of clients, from the standard and from what
 others reported of servers; it knows nothing of our client.
 
-A fault has a name, a value, and may happen only a number of times, only after a number of requests, or only for paths
-that hold a text:
+A fault has a name, a value, and may happen only a number of times, only after a number of requests, or only for some
+paths:
 
     any of `qido.`, `wado.`, `stow.`, `any.` +
       status      {"status": 503, "headers": {...}, "body": b"..."}: this instead of an answer
@@ -158,7 +158,7 @@ class Fault:
         name, value: see the module's docstring.
         times: how often it happens; None is always.
         after: how often it does not happen before.
-        path: happens only where the path of the request holds this.
+        path: happens only where the path of the request matches this regular expression somewhere.
     """
 
     name: str
@@ -353,7 +353,7 @@ class FaultyWeb:
         """Value of a fault that is to happen now; None is none."""
         with self._lock:
             for fault in self.faults:
-                if fault.name != name or fault.path not in path or fault.times == 0:
+                if fault.name != name or fault.times == 0 or not re.search(fault.path, path):
                     continue
                 if fault.after > 0:
                     fault.after -= 1
