@@ -428,13 +428,13 @@ def test_credentials_do_not_follow_a_redirect(world: World, tmp_path: Path, serv
     """To another host, or to another port of this one: neither the login nor what was asked for."""
     with FaultyWeb(tmp_path / "other", host="localhost") as other:
         other.load(world.web.held.values())
-        location = {"Location": other.url + "/studies"}
-        world.web.fail(f"{service}.status", {"status": code, "headers": location})
+        world.web.fail(f"{service}.redirect", other.origin + "{path}")
+        world.web.fail(f"{service}.redirect_code", code)
         result = run(node_of(world.web), world.out)
         world.check(result)
         for request in other.requests:
-            assert "authorization" not in request.headers
-            assert PASSWORD not in str(request) and PATIENT not in str(request.query)
+            assert "authorization" not in request.headers and PASSWORD not in str(request)
+            assert PATIENT not in str(request.query) and "studies/" not in request.path
         assert not result.complete, "an archive elsewhere is not the one that was configured"
 
 

@@ -277,6 +277,7 @@ class Ftps:
                 if peer.cut_after is not None and self.tot_bytes_received + len(data) > peer.cut_after:
                     peer.cut_after = None
                     self.cmd_channel.close()
+                    return b""
                 return bytes(data)
 
         class Handler(TLS_FTPHandler):
