@@ -79,7 +79,7 @@ def node_of(web: FaultyWeb, **fields: Any) -> WebNode:
     return replace(WebNode("vna", url=web.url, login=web.user, password=web.password), **{**settings, **fields})
 
 
-def run(node: WebNode, out: Path, row: dict[str, str] = ROW, **request: Any) -> Result:
+def run(node: Any, out: Path, row: dict[str, str] = ROW, **request: Any) -> Result:
     """Search and fetch what one row asks for."""
     account, error = None, None
     try:

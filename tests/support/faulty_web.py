@@ -526,7 +526,7 @@ class Handler(BaseHTTPRequestHandler):
         web = self.server_web
         pieces: list[bytes | Path] = [body] if isinstance(body, bytes) else body
         given = dict(headers or {})
-        if self._fault("gzip"):
+        if status != 204 and self._fault("gzip"):
             pieces = [gzip.compress(b"".join(_bytes(piece) for piece in pieces))]
             given["Content-Encoding"] = "gzip"
         total = sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in pieces)
