@@ -266,6 +266,7 @@ class Ftps:
         from pyftpdlib.servers import ThreadedFTPServer
 
         logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())  # else it makes itself heard on stderr
+        logging.getLogger("pyftpdlib").setLevel(logging.CRITICAL)
         self.root.mkdir(parents=True, exist_ok=True)
         authorizer = DummyAuthorizer()
         authorizer.add_user(self.user, self.password, str(self.root), perm=self.permissions)

@@ -540,7 +540,8 @@ def test_s3_refuses(store: S3, s3: Place) -> None:
 
 @pytest.fixture
 def xnat(tmp_path: Path, caplog: pytest.LogCaptureFixture, folder: Path) -> Iterator[tuple[XnatFake, Place]]:
-    with XnatFake(tmp_path / "xnat", password=PASSWORD) as server:
+    server = XnatFake(tmp_path / "xnat", password=PASSWORD)
+    with server:
         node = XnatNode("xnat", url=server.url, login=server.user, password=PASSWORD, project="STUDY", **PATIENCE)
         yield server, Place(node, lambda: list(server.stored().values()), caplog, folder, [PASSWORD])
         assert not server.errors
@@ -608,7 +609,8 @@ def test_xnat_refuses(xnat: tuple[XnatFake, Place]) -> None:
 
 @pytest.fixture
 def kheops(tmp_path: Path, caplog: pytest.LogCaptureFixture, folder: Path) -> Iterator[tuple[KheopsFake, Place]]:
-    with KheopsFake(tmp_path / "kheops") as server:
+    server = KheopsFake(tmp_path / "kheops")
+    with server:
         node = KheopsNode("kheops", url=server.url, password=server.token, album="Study & one", **PATIENCE)
         held = lambda: [path.read_bytes() for path in server.held.values()]  # noqa: E731
         yield server, Place(node, held, caplog, folder, [server.token])
@@ -636,13 +638,14 @@ def test_kheops_told(kheops: tuple[KheopsFake, Place]) -> None:
     place.secrets.append(secret)
     assert not place.send(album="", password=secret).complete
     assert not place.send(password="not-a-token").complete
-    for fault in ("album.status", "stow.status"):
-        server.fail(fault, status(500))
+    for name in ("album.status", "stow.status"):
+        server.fail(name, status(500))
         assert not place.send().complete
         server.reset()
     assert not place.held
-    for fault in (("stow.lost", True, ONCE), ("stow.forget", place.first), ("stow.refuse", {"*": 0x0124})):
-        apply(server, place, [fault])
+    faults: Faults = [("stow.lost", True, ONCE), ("stow.forget", place.first), ("stow.refuse", {"*": 0x0124})]
+    for one in faults:
+        apply(server, place, [one])
         place.send()
         server.reset()
     assert place.send().complete
