@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from pacsifier_ops.base.config import PacsNode, node_from_connection
+from pacsifier_ops.base.config import ArchiveNode, node_from_connection, web_from_connection
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL
 
@@ -24,13 +24,15 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _COMMON_SLOTS = 4
+#: Types of the connections that have pools.
+_ARCHIVES = ("dicom", "dicomweb")
 _DESCRIPTION = "Associations with this PACS"
 #: Pools that belong to no connection, with what they are for.
 _OTHERS = {COMMON_POOL: "PACS without a pool of their own", CONVERSION_POOL: "Images that are converted at once"}
 
 
 def make_pools(session: Session) -> dict[str, int]:
-    """Create or update the pools of all `dicom` connections in the database and the environment.
+    """Create or update the pools of all connections of archives in the database and the environment.
 
     Args:
         session: session of Airflow's database.
@@ -73,7 +75,7 @@ def pool_for(name: str, session: Session) -> str | None:
     return name if name in there else COMMON_POOL if COMMON_POOL in there else None
 
 
-def _added(node: PacsNode, session: Session) -> bool:
+def _added(node: ArchiveNode, session: Session) -> bool:
     """Add the pool of a PACS within a transaction that others depend on; return whether it is there then.
 
     Another scheduler may be adding it. An object of the session would be added once more by the next look, and a
@@ -91,30 +93,29 @@ def _added(node: PacsNode, session: Session) -> bool:
     return True
 
 
-def dicom_nodes(session: Session) -> list[PacsNode]:
-    """Return the PACS of all valid connections. A run with an invalid one reports the error."""
+def dicom_nodes(session: Session) -> list[ArchiveNode]:
+    """Return the archives of all valid connections. A run with an invalid one reports the error."""
     found = []
     for connection in dicom_connections(session):
         with suppress(ConfigError):
-            found.append(
-                node_from_connection(connection.conn_id, connection.host, connection.port, connection.extra_dejson)
-            )
+            make = web_from_connection if connection.conn_type == "dicomweb" else node_from_connection
+            found.append(make(connection.conn_id, connection.host, connection.port, connection.extra_dejson))
     return found
 
 
 def dicom_connections(session: Session) -> Iterator[Connection]:
-    """Yield the connections of type `dicom`, those of the environment last: they override the database's."""
+    """Yield the connections of archives, those of the environment last: they override the database's."""
     from airflow.models.connection import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
     from sqlalchemy import select
 
-    yield from session.scalars(select(Connection).where(Connection.conn_type == "dicom"))
+    yield from session.scalars(select(Connection).where(Connection.conn_type.in_(_ARCHIVES)))
     prefix = "AIRFLOW_CONN_"
     for name in os.environ:
         if name.startswith(prefix):
             with suppress(AirflowNotFoundException):  # Airflow's exception for a connection that it cannot read
                 connection = Connection.get_connection_from_secrets(name.removeprefix(prefix).lower())
-                if connection.conn_type == "dicom":
+                if connection.conn_type in _ARCHIVES:
                     yield connection
 
 

@@ -17,7 +17,7 @@ from airflow.utils.state import TaskInstanceState as State
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.hooks.constants import POOLED
@@ -100,7 +100,7 @@ def _states(run: DagRun, session: Session) -> Counter[tuple[str, str]]:
 
 
 def _at(
-    pool: str, node: PacsNode | None, states: Counter[str], run: DagRun, folder: Run | None, session: Session
+    pool: str, node: ArchiveNode | None, states: Counter[str], run: DagRun, folder: Run | None, session: Session
 ) -> Iterator[Reason]:
     """Yield what tasks wait for in a pool."""
     if deferred := states[State.DEFERRED]:
@@ -149,14 +149,14 @@ def _before(pool: str, run: DagRun, session: Session) -> tuple[int, int]:
     return len(counts), sum(counts)
 
 
-def _window_opens(node: PacsNode | None) -> dt.datetime | None:
+def _window_opens(node: ArchiveNode | None) -> dt.datetime | None:
     try:
         return node.retrieval_window.opens_at(dt.datetime.now(dt.UTC)) if node else None
     except ConfigError:  # a setting is wrong, which the tasks tell
         return None
 
 
-def _end(folder: Run, nodes: dict[str, PacsNode]) -> dt.datetime | None:
+def _end(folder: Run, nodes: dict[str, ArchiveNode]) -> dt.datetime | None:
     """Return when the transfer of a run will have ended; None: its series are not known yet, or nothing was measured.
 
     Those that go before it are done first. Where it works at several PACS, nobody knows what each has left.
