@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from email.message import Message
 
-#: Longest headers of a part, in bytes.
+#: Longest headers of a part, and longest text before the first one, in bytes.
 _LONGEST_HEADERS = 64 << 10
+#: What may stand between a boundary and the end of its line.
+_PADDING = 64
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
 
 
 class Broken(ValueError):
@@ -25,8 +28,8 @@ def media_type(header: str) -> tuple[str, dict[str, str]]:
 class Parts:
     """Reads the parts of a body one after the other.
 
-    Some servers end lines with LF alone; this is understood. A delimiter is a whole line, so its text within an object
-    is part of the object. Where a part says its length, exactly so many bytes belong to it.
+    A delimiter is a whole line, so its text within a line is part of the object. Some servers end lines with LF alone:
+    the first delimiter shows which it is. The length that a part tells counts only where a delimiter follows at once.
 
     Args:
         pieces: the body, in pieces of any length.
@@ -35,91 +38,119 @@ class Parts:
 
     def __init__(self, pieces: Iterable[bytes], boundary: str) -> None:
         self._pieces = iter(pieces)
-        self._buffer = b""
-        self._over = False
-        mark = re.escape(b"--" + boundary.encode("latin-1"))
-        # A delimiter at the begin, and one after an object; what comes after the last one does not count.
-        self._first = re.compile(rb"(?:\A|\n)" + mark + rb"(?P<last>--)?[ \t]*(?:\r?\n|\Z)")
-        self._next = re.compile(rb"\r?\n" + mark + rb"(?:(?P<last>--)|[ \t]*\r?\n)")
-        self._keep = len(boundary) + 80
-        self._begun = False
+        self._buffer, self._at = b"", 0
+        # Line end and boundary. A literal text is found at some GB/s, a pattern with an optional letter in front not.
+        self._sought = b"\n--" + boundary.encode("latin-1")
+        self._last = False
 
     def __iter__(self) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
         """Yield the headers of each part, names in small letters, and its content in pieces.
 
-        A content must be read to its end before the next part is asked for.
+        What is left of a content is read when the next part is asked for.
 
         Raises:
             Broken: see there.
         """
         if not self._begin():
             return
-        last = False
-        while not last:
+        while not self._last:
             headers = self._headers()
             content = self._content(headers.get("content-length", ""))
             yield headers, content
             for _ in content:
                 pass
-            last = self._last
 
     def _more(self) -> bool:
-        """Read one more piece into the buffer; return whether there was one."""
+        """Read one more piece behind what is left of the buffer; return whether there was one."""
         piece = next(self._pieces, None)
         if piece is None:
-            self._over = True
             return False
-        self._buffer += piece
+        self._buffer, self._at = self._buffer[self._at :] + piece, 0
         return True
 
+    def _take(self, most: int) -> bytes:
+        """Return the next bytes of the buffer."""
+        piece = self._buffer[self._at : self._at + most]
+        self._at += len(piece)
+        return piece
+
+    def _left(self) -> int:
+        return len(self._buffer) - self._at
+
     def _begin(self) -> bool:
-        """Read up to the first delimiter; return whether a part follows."""
-        while not (found := self._first.search(self._buffer)) or (
-            found.end() == len(self._buffer) and not found["last"] and not self._over
-        ):
-            if len(self._buffer) > _LONGEST_HEADERS:
+        """Read past the first delimiter; return whether a part follows."""
+        self._buffer = b"\n"  # it may stand at the very begin
+        while (place := self._delimiter()) is None:
+            if self._left() > _LONGEST_HEADERS:
                 raise Broken("the answer does not begin with a delimiter")
             if not self._more():
                 if not self._buffer.strip():
                     return False
-                if not found:
-                    raise Broken("the answer has no delimiter")
-                break
-        self._buffer = self._buffer[found.end() :] if found else b""
-        return bool(found) and not found["last"]
+                raise Broken("the answer has no delimiter")
+        self._at = place[1]
+        if self._buffer.endswith(b"\r\n", 0, self._at):
+            self._sought = b"\r" + self._sought
+        return not self._last
+
+    def _delimiter(self) -> tuple[int, int] | None:
+        """Return where the next delimiter begins (with its line end) and ends, and note whether it is the last.
+
+        None where the buffer has no whole one.
+        """
+        start = self._at
+        while (found := self._buffer.find(self._sought, start)) >= 0:
+            after = found + len(self._sought)
+            if self._buffer.startswith(b"--", after):
+                self._last = True
+                return found, after + 2
+            end = self._buffer.find(b"\n", after, after + _PADDING)
+            if end >= 0 and not self._buffer[after:end].strip():
+                return found, end + 1
+            if end < 0 and len(self._buffer) < after + _PADDING:
+                return None  # the rest of its line has not come yet
+            start = found + 1
+        return None
 
     def _headers(self) -> dict[str, str]:
         """Read the headers of a part, with the empty line behind them."""
         while True:
-            if self._buffer.startswith((b"\r\n", b"\n")):
-                self._buffer = self._buffer.split(b"\n", 1)[1]
-                return {}
-            if found := re.search(rb"\r?\n\r?\n", self._buffer):
-                lines = re.split(r"\r?\n(?![ \t])", self._buffer[: found.start()].decode("latin-1"))
-                self._buffer = self._buffer[found.end() :]
-                pairs = (line.partition(":") for line in lines)
+            for empty in (b"\r\n", b"\n"):
+                if self._buffer.startswith(empty, self._at):
+                    self._at += len(empty)
+                    return {}
+            if found := _EMPTY_LINE.search(self._buffer, self._at):
+                text = self._buffer[self._at : found.start()].decode("latin-1")
+                self._at = found.end()
+                pairs = (line.partition(":") for line in re.split(r"\r?\n(?![ \t])", text))
                 return {name.strip().lower(): value.strip() for name, _, value in pairs}
-            if len(self._buffer) > _LONGEST_HEADERS or not self._more():
+            if self._left() > _LONGEST_HEADERS or not self._more():
                 raise Broken("the answer ends, or goes on and on, in the headers of an object")
 
     def _content(self, length: str) -> Iterator[bytes]:
         """Yield the content of a part, and read the delimiter behind it."""
-        left = int(length) if length.isdigit() and len(length) < 16 else 0
+        sought, within, tail = self._sought, False, b""
+        told = left = int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
         while left:
-            if not self._buffer and not self._more():
+            if not self._left() and not self._more():
                 raise Broken("the answer ends in the middle of an object")
-            piece, self._buffer = self._buffer[:left], self._buffer[left:]
+            piece = self._take(left)
             left -= len(piece)
-            if piece:
-                yield piece
-        while not (found := self._next.search(self._buffer)):
+            # A delimiter may stand across two pieces.
+            within = within or sought in piece or sought in tail + piece[: len(sought)]
+            tail = (tail + piece[-len(sought) :])[-len(sought) :]
+            yield piece
+        while told and self._left() < len(sought) and self._more():
+            pass
+        if told and not self._buffer.startswith(sought, self._at):
+            across = tail[1:] + self._buffer[self._at : self._at + len(sought) - 1]
+            if within or sought in across:
+                raise Broken("an object is shorter than the answer says")
+        while (place := self._delimiter()) is None:
             # The begin of a delimiter may stand at the end.
-            if (safe := len(self._buffer) - self._keep) > 0:
-                piece, self._buffer = self._buffer[:safe], self._buffer[safe:]
-                yield piece
+            if (safe := self._left() - len(sought) - _PADDING) > 0:
+                yield self._take(safe)
             if not self._more():
                 raise Broken("the answer ends in the middle of an object")
-        if found.start():
-            yield self._buffer[: found.start()]
-        self._last = bool(found["last"])
-        self._buffer = self._buffer[found.end() :]
+        if rest := self._take(place[0] - self._at):
+            yield rest
+        self._at = place[1]
