@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -14,6 +15,8 @@ from pacsifier_ops.dimse.session import values_of
 _STUDY, _SERIES = "StudyInstanceUID", "SeriesInstanceUID"
 #: What the resources of the levels are called, and the unique keys of those above.
 _RESOURCES = {"STUDY": ("studies", ()), "SERIES": ("series", (_STUDY,)), "IMAGE": ("instances", (_STUDY, _SERIES))}
+#: What has a percent sign in an address (RFC 3986 2.3).
+_WITH_PERCENT = re.compile(r"[^A-Za-z0-9._~*?,-]+")
 _NAMES = {_STUDY: "studies", _SERIES: "series"}
 
 
@@ -39,6 +42,14 @@ def target(identifier: Dataset) -> tuple[str, list[tuple[str, str]]]:
             params.append((keyword, ",".join(values) if element.VR == "UI" else "\\".join(values)))
         params.append(("includefield", keyword))
     return f"{path}/{resource}", params
+
+
+def widened(params: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return parameters in which wildcards stand for what must be written with percent signs.
+
+    Some servers do not read percent signs, and find nothing by such a value. What more is found is filtered by us.
+    """
+    return [(name, _WITH_PERCENT.sub("*", value)) for name, value in params]
 
 
 def matches_of(body: bytes) -> list[Any]:

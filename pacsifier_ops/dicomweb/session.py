@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.base.errors import AssociationAborted, PacsError, Unsupported
 from pacsifier_ops.base.files import PRIVATE_FILE, storage_errors
-from pacsifier_ops.dicomweb.answers import decoded, matches_of, target, uids_of
+from pacsifier_ops.dicomweb.answers import decoded, matches_of, target, uids_of, widened
 from pacsifier_ops.dicomweb.multipart import Broken, Parts, media_type
 from pacsifier_ops.dicomweb.transport import Transport
 from pacsifier_ops.dimse.session import Matches, RetrieveResult, query, values_of
@@ -128,6 +128,13 @@ class WebSession:
 
     def _find(self, identifier: Dataset, read: Callable[[Any], T], most: int) -> Matches[T]:
         path, params = target(identifier)
+        answer = self._pages(path, params, read, most)
+        if not (answer.identifiers or answer.status or answer.unreadable) and (wide := widened(params)) != params:
+            return self._pages(path, wide, read, most)
+        return answer
+
+    def _pages(self, path: str, params: Sequence[tuple[str, str]], read: Callable[[Any], T], most: int) -> Matches[T]:
+        """Ask for page after page."""
         answer, seen, passed, total = Matches[T](), set[str](), 0, 0
         while True:
             offset = [("offset", str(passed))] if passed else []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.base.errors import (
@@ -138,7 +139,8 @@ class Transport:
             return self._session().request(
                 method,
                 node.url + path,
-                params=list(query),
+                # Some servers take + for a plus sign, and wildcards with a percent sign for other letters.
+                params=urlencode(list(query), quote_via=quote, safe="*?,"),
                 headers={"Accept": accept, **self._login(), **(headers or {})},
                 data=None if body is None else _Pieces(body(), self._go_on),
                 auth=_NoNetrc() if not node.login or node.token_url else (node.login, node.password),

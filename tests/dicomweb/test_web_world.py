@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pacsifier_ops.dicomweb import transport
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.dicomweb import transport
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, ROW_EMPTY, RunAccount
 from tests.support.embedded import extract, series
