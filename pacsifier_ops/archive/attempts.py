@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar
 
-from pacsifier_ops.base.config import Node, PacsNode
+from pacsifier_ops.base.config import ArchiveNode, Node, PacsNode
 from pacsifier_ops.base.errors import NothingMoved, PacsifierError, StorageError, WindowClosed
 from pacsifier_ops.base.waiting import BACK_OFF, pause
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.state.leases import Lease, LeaseBusy, Leases, Pacer
 from pacsifier_ops.state.turns import Place
 
+if TYPE_CHECKING:
+    from pacsifier_ops.dicomweb.session import WebSession
+
+#: A session with an archive. Both have the same services; what can be asked of one can be asked of the other.
+ArchiveSession: TypeAlias = "Session | WebSession"
 T = TypeVar("T")
 
 
@@ -45,6 +50,26 @@ def open_session(
 
     slot = slot_of(node, leases, cancelled, before_waiting, wait, place)
     return Session(node, slot, incoming, cancelled, progress, before_transfer)
+
+
+def open_archive(
+    node: ArchiveNode,
+    leases: Leases,
+    incoming: Path | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda size: None,
+    before_waiting: Callable[[], object] = lambda: None,
+    wait: float | None = None,
+    before_transfer: Callable[[], None] = lambda: None,
+    place: Callable[[], Place] = Place,
+) -> ArchiveSession:
+    """Open a session with an archive, whatever it speaks; for the arguments see `open_session`."""
+    if isinstance(node, PacsNode):
+        return open_session(node, leases, incoming, cancelled, progress, before_waiting, wait, before_transfer, place)
+    from pacsifier_ops.dicomweb.session import WebSession
+
+    slot = slot_of(node, leases, cancelled, before_waiting, wait, place)
+    return WebSession(node, slot, incoming, cancelled, progress, before_transfer)
 
 
 def slot_of(
@@ -185,12 +210,12 @@ class AtNode(AtPlace):
         session: set by `use_session`.
     """
 
-    node: PacsNode
-    session: Session
+    node: ArchiveNode
+    session: ArchiveSession
 
     def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
         """Make the session, see `Session`; nothing is opened yet."""
-        self.session = open_session(
+        self.session = open_archive(
             self.node,
             self.leases,
             incoming,

@@ -10,8 +10,8 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from pacsifier_ops.archive.attempts import open_session
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.archive.attempts import open_archive, open_session
+from pacsifier_ops.base.config import PacsNode, WebNode
 from pacsifier_ops.base.errors import AssociationBusy, PacsError, Unsupported
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.state.leases import shared
@@ -47,6 +47,21 @@ def check(node: PacsNode) -> str:
     with open_session(node, shared(), before_waiting=busy) as session:
         session.echo()
         return _described(node, session)
+
+
+def check_web(node: WebNode) -> str:
+    """Query a web archive for one study.
+
+    Returns:
+        A sentence with its address.
+
+    Raises:
+        PacsError: the text gives the reason.
+        StorageError: the leases cannot be stored.
+    """
+    with open_archive(node, shared(), wait=0) as session:
+        session.echo()
+    return f"{node.url} answers queries (QIDO-RS)."
 
 
 def _described(node: PacsNode, session: Session) -> str:

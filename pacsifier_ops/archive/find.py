@@ -16,10 +16,11 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.attempts import ArchiveSession
 from pacsifier_ops.archive.letters import Letters
 from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.base.identity import SeriesId, two_people
-from pacsifier_ops.dimse.session import Matches, Session, query, values_of
+from pacsifier_ops.dimse.session import Matches, query, values_of
 from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Level
 from pacsifier_ops.query.match import alternatives, matches, seconds_to_send, values_to_send
 from pacsifier_ops.query.names import blurred, wide_name_keys
@@ -145,7 +146,7 @@ class Finder:
         also: further return keys at SERIES level, which a selection looks at.
     """
 
-    session: Session
+    session: ArchiveSession
     also: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     doubt: str = ""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.archive.attempts import ArchiveSession
 from pacsifier_ops.base.config import LETTERS_LOST
-from pacsifier_ops.dimse.session import Session, query
+from pacsifier_ops.dimse.session import query
 from pacsifier_ops.query.letters import LostLetters, garbled, may_be
 from pacsifier_ops.query.match import matches
 from pacsifier_ops.query.names import blurred
@@ -38,7 +39,7 @@ class Letters:
         found_by_letters: the archive has found a name by letters beyond ASCII, so it supports that.
     """
 
-    session: Session
+    session: ArchiveSession
     encodings: set[str] = field(default_factory=set)
     found_by_letters: bool = False
     _whole: dict[tuple[str, str], bool] = field(default_factory=dict)

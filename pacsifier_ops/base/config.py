@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pacsifier_ops.base import settings
@@ -299,6 +299,13 @@ class WebNode(Archive):
         plain_credentials: credentials may go over http, without encryption; always so on this machine.
     """
 
+    #: There is one way to fetch, and nothing is sent to us or to others.
+    method: ClassVar[str] = "get"
+    receiver_port: ClassVar[int] = 0
+    receiver_tls: ClassVar[bool] = False
+    destination: ClassVar[str] = ""
+    move_aet: ClassVar[str] = ""
+
     url: str
     login: str = ""
     password: str = field(default="", repr=False)
@@ -350,6 +357,15 @@ class WebNode(Archive):
     def key(self) -> str:
         """Key of the limit on requests: the address."""
         return self.url
+
+    @property
+    def tls_files(self) -> Tls:
+        """TLS settings of this node."""
+        return Tls(self.tls_ca, self.tls_certificate, self.tls_key)
+
+
+#: What we search and fetch from.
+ArchiveNode = PacsNode | WebNode
 
 
 def _is_here(host: str) -> bool:

@@ -1,6 +1,6 @@
 """HTTP with one web archive: login, certificates, waits that it asks for, and errors without values.
 
-A body that is sent may be a generator of bytes, see `Transport.ask`; it is asked for anew where the login is renewed.
+A body that is sent is a function that returns its pieces: it is asked for anew where the login has to be renewed.
 """
 
 from __future__ import annotations

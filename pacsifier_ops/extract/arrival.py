@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import InputError, QueryTableError
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.extract.requests import is_request_id, reading_options, table_path
@@ -80,7 +80,7 @@ def rows_of(request: str, row: int | None) -> list[QueryRow]:
 
 
 def count_arrived(
-    node: PacsNode, rows: Sequence[QueryRow], minimum: int = 1, cancelled: Callable[[], bool] = lambda: False
+    node: ArchiveNode, rows: Sequence[QueryRow], minimum: int = 1, cancelled: Callable[[], bool] = lambda: False
 ) -> Arrived:
     """Query the archive once for each row, over one association, and count what it has.
 
@@ -98,11 +98,11 @@ def count_arrived(
         Undecidable, ResultLimit, Unsupported: the archive cannot answer one of the rows.
         PacsError: the archive cannot be queried.
     """
-    from pacsifier_ops.archive.attempts import open_session
+    from pacsifier_ops.archive.attempts import open_archive
     from pacsifier_ops.archive.find import Finder
 
     arrived, seen = 0, dict[SeriesId, int]()
-    with _without_warnings(), open_session(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:
+    with _without_warnings(), open_archive(node, shared(), cancelled=cancelled, wait=SLOT_WAIT) as session:
         finder = Finder(session)
         for row in rows:
             found = finder.series(row.keys, row.exact)

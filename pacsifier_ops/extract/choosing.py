@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import InputError, meant
 from pacsifier_ops.base.files import read_jsonl, write_atomic
 from pacsifier_ops.base.given import Unusable, read_given
@@ -217,7 +217,7 @@ def with_earlier(
 def choose(
     searches: Sequence[RowSearch],
     selection: Selection,
-    archives: Sequence[PacsNode],
+    archives: Sequence[ArchiveNode],
     cancelled: Callable[[], bool],
     before_query: Callable[[], object],
     urgency: str = NORMAL,
@@ -275,7 +275,7 @@ class _Images:
     def __init__(
         self,
         keywords: Sequence[str],
-        archives: Sequence[PacsNode],
+        archives: Sequence[ArchiveNode],
         cancelled: Callable[[], bool],
         before_query: Callable[[], object],
         urgency: str,
@@ -311,13 +311,12 @@ class _Images:
         return Place(self._urgency, len(self._known))
 
     def _at(self, name: str) -> Finder:
-        from pacsifier_ops.archive.attempts import open_session
+        from pacsifier_ops.archive.attempts import open_archive
         from pacsifier_ops.archive.find import Finder
 
         if self._finder is None or self._name != name:
             self._stack.close()  # whoever holds one association and waits for another may wait for ever
-            session = self._stack.enter_context(
-                open_session(self._archives[name], shared(), cancelled=self._cancelled, place=self._place)
-            )
+            session = open_archive(self._archives[name], shared(), cancelled=self._cancelled, place=self._place)
+            self._stack.push(session)
             self._finder, self._name = Finder(session), name
         return self._finder

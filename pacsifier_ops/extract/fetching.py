@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import PacsNode, with_overrides
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, with_overrides
 from pacsifier_ops.base.errors import NotApproved
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.extract.quarantine import Quarantine
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.extract.retrieve import Retriever
 
 
-def node_with_overrides(node: PacsNode, request: Request) -> PacsNode:
+def node_with_overrides(node: ArchiveNode, request: Request) -> ArchiveNode:
     """Return the node with the settings that the request overrides."""
     return with_overrides(
         node,
@@ -38,7 +38,7 @@ def node_with_overrides(node: PacsNode, request: Request) -> PacsNode:
     )
 
 
-def open_receivers(run: Run, node: PacsNode) -> Receivers:
+def open_receivers(run: Run, node: ArchiveNode) -> Receivers:
     """Return what finds or starts the receiver for C-MOVE to us. The caller must close it."""
     from pacsifier_ops.extract.receiving import Receivers
 
@@ -120,7 +120,7 @@ class Retrieval(Fetching):
     def __init__(
         self,
         run: Run,
-        node: PacsNode,
+        node: ArchiveNode,
         cancelled: Question = never,
         progress: Callable[[int], None] = lambda size: None,
         done: Callable[[SeriesAccount], None] = lambda account: None,
@@ -177,7 +177,7 @@ class Moving(Fetching):
     def __init__(
         self,
         run: Run,
-        node: PacsNode,
+        node: ArchiveNode,
         destination: PacsNode | None = None,
         cancelled: Question = never,
         done: Callable[[SeriesAccount], None] = lambda account: None,

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.archive.attempts import AtNode, open_session, pause, retrying
+from pacsifier_ops.archive.attempts import AtNode, open_archive, pause, retrying
 from pacsifier_ops.archive.find import Expectation, Finder
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode, PacsNode
 from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
 from pacsifier_ops.base.files import read_jsonl
 from pacsifier_ops.dimse.session import RetrieveResult, query
@@ -57,7 +57,7 @@ class Mover(AtNode):
         place: see `AtNode`.
     """
 
-    node: PacsNode
+    node: ArchiveNode
     leases: Leases
     aet: str
     destination: PacsNode | None = None
@@ -104,7 +104,7 @@ class Mover(AtNode):
         if self.destination is None:
             return None
         keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
-        session = open_session(
+        session = open_archive(
             self.destination, self.leases, cancelled=self.cancelled, before_waiting=self.session.close
         )
         with session:

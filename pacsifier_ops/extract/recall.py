@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pacsifier_ops.archive.find import Finder
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import PacsError, PacsSilent
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.runs.accounts import SeriesAccount
@@ -31,7 +31,7 @@ class Recall:
         reason: what the archive did instead of sending the series; empty if the series need not be postponed.
     """
 
-    def __init__(self, node: PacsNode, finder: Finder, planned: Planned) -> None:
+    def __init__(self, node: ArchiveNode, finder: Finder, planned: Planned) -> None:
         self.reason = ""
         self._node, self._finder, self._planned = node, finder, planned
         self._availability = planned.attributes.get("InstanceAvailability", "")

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import ReceiverError
 from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.base.identity import SeriesId
@@ -69,7 +69,7 @@ class Receivers:
         quarantine: for objects that such a receiver got without a request.
     """
 
-    node: PacsNode
+    node: ArchiveNode
     leases: Leases
     tree: Tree
     quarantine: Quarantine

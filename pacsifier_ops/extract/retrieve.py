@@ -23,7 +23,7 @@ from pynetdicom import AllStoragePresentationContexts, sop_class
 from pacsifier_ops.archive.attempts import AtNode
 from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base import cells
-from pacsifier_ops.base.config import ACCEPT_ARCHIVE, PacsNode
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE, ArchiveNode
 from pacsifier_ops.base.errors import (
     AssociationAborted,
     MoveDestinationUnknown,
@@ -206,7 +206,7 @@ class Retriever(AtNode):
         place: see `AtNode`.
     """
 
-    node: PacsNode
+    node: ArchiveNode
     leases: Leases
     tree: Tree
     receivers: Receivers

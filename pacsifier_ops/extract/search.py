@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.extract.run import ALL
@@ -155,7 +155,7 @@ class RowSearch:
 
 def search(
     rows: Iterable[dict[str, Any]],
-    archives: Sequence[PacsNode],
+    archives: Sequence[ArchiveNode],
     mode: str,
     cancelled: Callable[[], bool] = never,
     before_query: Callable[[], object] = never,
@@ -176,7 +176,7 @@ def search(
     Raises:
         PacsError: an archive could not be queried.
     """
-    from pacsifier_ops.archive.attempts import give_way, open_session, retrying
+    from pacsifier_ops.archive.attempts import give_way, open_archive, retrying
     from pacsifier_ops.archive.find import Finder
 
     asked = 0
@@ -190,7 +190,7 @@ def search(
         left = [row for row in searches if mode == ALL or not row.found]
         if not left:
             break
-        with open_session(node, leases, cancelled=cancelled, place=place) as session:
+        with open_archive(node, leases, cancelled=cancelled, place=place) as session:
             finder = Finder(session, also)
             for row in left:
                 before_query()
@@ -204,10 +204,10 @@ def search(
 
 
 def _listed_instances(
-    searches: Iterable[RowSearch], archives: Sequence[PacsNode], cancelled: Callable[[], bool]
+    searches: Iterable[RowSearch], archives: Sequence[ArchiveNode], cancelled: Callable[[], bool]
 ) -> dict[tuple[str, SeriesId], frozenset[str]]:
     """Return the SOP Instance UIDs of series that several archives have, by archive and series, as far as listed."""
-    from pacsifier_ops.archive.attempts import open_session, retrying
+    from pacsifier_ops.archive.attempts import open_archive, retrying
     from pacsifier_ops.archive.find import Finder
 
     names: dict[SeriesId, set[str]] = {}
@@ -219,7 +219,7 @@ def _listed_instances(
         common = [which for which, holders in names.items() if len(holders) > 1 and node.name in holders]
         if not common:
             continue
-        with open_session(node, shared(), cancelled=cancelled) as session:
+        with open_archive(node, shared(), cancelled=cancelled) as session:
             finder = Finder(session)
             for which in common:
                 expected = retrying(partial(finder.expectation, *which, None), session, cancelled)

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pacsifier_ops.base import words
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.window import Window
 
 _SMALL = (1, 0.1)
@@ -74,7 +74,7 @@ class Size:
     free: float
 
     @classmethod
-    def of(cls, series: Iterable[tuple[str, int | None, int]], node: PacsNode, free: float) -> Size:
+    def of(cls, series: Iterable[tuple[str, int | None, int]], node: ArchiveNode, free: float) -> Size:
         """Return the size of a cohort.
 
         Args:
@@ -126,7 +126,7 @@ class Size:
         return sentences
 
 
-def exceeded_limits(size: Size, node: PacsNode) -> list[str]:
+def exceeded_limits(size: Size, node: ArchiveNode) -> list[str]:
     """Return a sentence, in counts only, for each limit of the node that a cohort exceeds.
 
     Raises:

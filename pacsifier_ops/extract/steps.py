@@ -19,7 +19,7 @@ from itertools import chain, islice
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import PacsNode, node_names
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, node_names
 from pacsifier_ops.base.errors import ConfigError, QueryTableError, StorageError, TooManySeries, TreeError
 from pacsifier_ops.base.files import read_jsonl, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId, two_people
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.selection.rules import Selection
 
 #: The archive of a run, or several archives in the order in which they are queried.
-Archives = PacsNode | Sequence[PacsNode]
+Archives = ArchiveNode | Sequence[ArchiveNode]
 
 #: Files and folders of the run that the step prepare removes before it begins.
 KEPT = (*job.KEPT, "rows", "table", "found", "left_out", "plan", "thumbnails")
@@ -71,9 +71,10 @@ KEPT = (*job.KEPT, "rows", "table", "found", "left_out", "plan", "thumbnails")
 Remember = Callable[[Iterable[dict[str, Any]]], Iterable[dict[str, Any]]]
 
 
-def run_nodes(archives: Archives, request: Request) -> list[PacsNode]:
+def run_nodes(archives: Archives, request: Request) -> list[ArchiveNode]:
     """Return the archives with the settings of this run, in the order in which they are queried."""
-    return [node_with_overrides(node, request) for node in ([archives] if isinstance(archives, PacsNode) else archives)]
+    nodes = [archives] if isinstance(archives, ArchiveNode) else archives
+    return [node_with_overrides(node, request) for node in nodes]
 
 
 # prepare
@@ -239,26 +240,29 @@ def check_consistent(request: Request, destination: PacsNode | str | None) -> No
         raise ConfigError(f"retrieve is {request.retrieve}: {'; '.join(wrong)}")
 
 
-def _check_answers(node: PacsNode) -> None:
+def _check_answers(node: ArchiveNode) -> None:
     """Check that a node answers C-ECHO, and a C-FIND from our AE title.
 
     Raises:
         PacsError: it does not.
     """
-    from pacsifier_ops.archive.attempts import open_session
+    from pacsifier_ops.archive.attempts import open_archive
     from pacsifier_ops.archive.check import query_without_matches
 
-    with open_session(node, shared()) as session:
+    with open_archive(node, shared()) as session:
         session.echo()
         session.find(query_without_matches())
 
 
-def _with_destination(request: Request, nodes: Sequence[PacsNode], destination: PacsNode | None) -> Request:
+def _with_destination(request: Request, nodes: Sequence[ArchiveNode], destination: PacsNode | None) -> Request:
     """Return the request with the AE title that images are moved to.
 
     Raises:
-        ConfigError: no AE title is given, or the archives have different ones.
+        ConfigError: no AE title is given, or the archives have different ones, or one of them has no C-MOVE.
     """
+    for node in nodes:
+        if isinstance(node, WebNode):
+            raise ConfigError(f"{node.name}: speaks DICOMweb and cannot move images to another node; save them")
     if destination is not None:
         aet = destination.called_aet
         return replace(request, move_aet=aet, destination=f"{destination.name} ({aet})")
@@ -505,7 +509,7 @@ def _write_units(
     return units_of
 
 
-def _size(request: Request, tree: Tree, order: Iterable[_CohortSeries], node: PacsNode) -> Size:
+def _size(request: Request, tree: Tree, order: Iterable[_CohortSeries], node: ArchiveNode) -> Size:
     """Return how much is to be fetched or moved. Instances at the destination of a move are not known here."""
     names = Names() if request.retrieve == MOVE else tree.load_names()
     series = (
@@ -529,7 +533,7 @@ def _present_instances(request: Request, tree: Tree, series: SeriesId, folder: s
 
 
 def _exceeded_limits(
-    request: Request, sizes: Mapping[str, Size], nodes: Sequence[PacsNode]
+    request: Request, sizes: Mapping[str, Size], nodes: Sequence[ArchiveNode]
 ) -> tuple[list[str], list[str]]:
     """Return sentences, in counts only, on the limits that a cohort exceeds, and those that a person must approve.
 
@@ -762,13 +766,13 @@ def retrieve(
         return retrieval.unit(unit, resumed, overtaken)
 
 
-def archive_of(run: Run, archives: Archives, unit: int) -> PacsNode:
+def archive_of(run: Run, archives: Archives, unit: int) -> ArchiveNode:
     """Return the archive that the series of a unit are fetched from.
 
     Raises:
         ConfigError: it is not among `archives`.
     """
-    if isinstance(archives, PacsNode):
+    if isinstance(archives, ArchiveNode):
         return archives
     name = next((item.get("pacs", "") for item in read_jsonl(run.part("units", unit))), "")
     node = next((node for node in archives if node.name == name or not name), None)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
-
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.dicom import DicomHook
+from pacsifier_ops.hooks.dicomweb import connection_of
 from pacsifier_ops.upload.nodes import store_of
 
 
@@ -20,10 +17,7 @@ def destination(name: str) -> Node:
     Raises:
         ConfigError: names the missing connection, its type if nothing can be sent there, or the wrong field.
     """
-    try:
-        found = BaseHook.get_connection(name)
-    except AirflowNotFoundException:
-        raise ConfigError(f"there is no connection {name}; make one of type {DicomHook.conn_type}") from None
+    found = connection_of(name)
     if found.conn_type == DicomHook.conn_type:
         return DicomHook(name).get_conn()
     return store_of(name, found)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from pacsifier_ops.base.config import Node, PacsNode, node_from_connection
+from pacsifier_ops.base.config import ArchiveNode, Node, node_from_connection, web_from_connection
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL
 from pacsifier_ops.upload.nodes import TYPES, store_of
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _COMMON_SLOTS = 4
+#: Types of the connections that have pools.
+_ARCHIVES = ("dicom", "dicomweb")
 _DESCRIPTION = "Associations with this PACS"
 #: Pools that belong to no connection, with what they are for.
 _OTHERS = {COMMON_POOL: "PACS without a pool of their own", CONVERSION_POOL: "Images that are converted at once"}
 
 
 def make_pools(session: Session) -> dict[str, int]:
-    """Create or update the pools of all `dicom` connections in the database and the environment.
+    """Create or update the pools of all connections of archives in the database and the environment.
 
     Args:
         session: session of Airflow's database.
@@ -94,14 +96,13 @@ def _added(node: Node, session: Session) -> bool:
     return True
 
 
-def dicom_nodes(session: Session) -> list[PacsNode]:
-    """Return the PACS of all valid connections. A run with an invalid one reports the error."""
-    found = []
+def dicom_nodes(session: Session) -> list[ArchiveNode]:
+    """Return the archives of all valid connections. A run with an invalid one reports the error."""
+    found: list[ArchiveNode] = []
     for connection in dicom_connections(session):
         with suppress(ConfigError):
-            found.append(
-                node_from_connection(connection.conn_id, connection.host, connection.port, connection.extra_dejson)
-            )
+            make = web_from_connection if connection.conn_type == "dicomweb" else node_from_connection
+            found.append(make(connection.conn_id, connection.host, connection.port, connection.extra_dejson))
     return found
 
 
@@ -115,13 +116,13 @@ def receiving_nodes(session: Session) -> list[Node]:
 
 
 def dicom_connections(session: Session) -> Iterator[Connection]:
-    """Yield the connections of type `dicom`, see `_connections`."""
-    return _connections(session, ("dicom",))
+    """Yield the connections of archives, see `_connections`."""
+    return _connections(session, _ARCHIVES)
 
 
 def other_connections(session: Session) -> Iterator[Connection]:
     """Yield the connections of other types that can be sent to, see `_connections`."""
-    return _connections(session, TYPES)
+    return _connections(session, [one for one in TYPES if one not in _ARCHIVES])
 
 
 def _connections(session: Session, types: Sequence[str]) -> Iterator[Connection]:

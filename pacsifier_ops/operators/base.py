@@ -17,7 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pacsifier_ops.base import options, settings
-from pacsifier_ops.base.config import Node, PacsNode, node_names, read_config
+from pacsifier_ops.base.config import ArchiveNode, Node, PacsNode, node_names, read_config
 from pacsifier_ops.base.errors import ConfigError, InputError, Later, NotAllowed, PacsifierError, StorageError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.hooks.constants import ITEMS, NODES, URGENCY
@@ -454,7 +454,7 @@ def data_path(params: Mapping[str, Any], name: str) -> Path:
     return options.data_path(params.get(name) or "", name)
 
 
-def nodes_of(params: Mapping[str, Any]) -> list[PacsNode]:
+def nodes_of(params: Mapping[str, Any]) -> list[ArchiveNode]:
     """The archives of a run, in order: of the connections `pacs`, or of the PACSIFIER configuration `config`.
 
     Raises:
@@ -476,7 +476,7 @@ def connections_of(params: Mapping[str, Any]) -> list[str]:
     return [] if params.get("config") else list(node_names(params["pacs"]))
 
 
-def node_of(params: Mapping[str, Any]) -> PacsNode:
+def node_of(params: Mapping[str, Any]) -> ArchiveNode:
     """The node of a run that works with one, see `nodes_of`.
 
     Raises:
@@ -494,18 +494,20 @@ def destination_of(params: Mapping[str, Any]) -> PacsNode | None:
     Raises:
         ConfigError: names what is wrong with it.
     """
-    return connected(params["destination"]) if params.get("destination") else None
+    from pacsifier_ops.hooks.dicom import DicomHook
+
+    return DicomHook(params["destination"]).get_conn() if params.get("destination") else None
 
 
-def connected(name: str) -> PacsNode:
-    """The node of a connection of type `dicom`.
+def connected(name: str) -> ArchiveNode:
+    """The archive of a connection.
 
     Raises:
         ConfigError: names what is wrong with it.
     """
-    from pacsifier_ops.hooks.dicom import DicomHook
+    from pacsifier_ops.hooks.dicomweb import archive
 
-    return DicomHook(name).get_conn()
+    return archive(name)
 
 
 def receiver_of(params: Mapping[str, Any]) -> Node:

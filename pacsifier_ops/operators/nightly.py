@@ -172,9 +172,9 @@ def _kept(run: Run, name: str) -> Any:
 
 
 def _connect(name: str) -> object:
-    from pacsifier_ops.hooks.dicom import DicomHook
+    from pacsifier_ops.hooks.dicomweb import archive
 
-    return DicomHook(name).get_conn()
+    return archive(name)
 
 
 def _page_root() -> str:

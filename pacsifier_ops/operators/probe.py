@@ -6,6 +6,8 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.rights import TAKE
 from pacsifier_ops.operators.base import PacsifierOperator, TalksToNode, admit, node_of
 from pacsifier_ops.operators.params import check_conf
@@ -29,6 +31,10 @@ class DicomProbeOperator(TalksToNode, PacsifierOperator):
 
         check_conf(context)
         node = node_of(context["params"])
+        if not isinstance(node, PacsNode):
+            raise ConfigError(
+                f"{node.name}: speaks DICOMweb; the probe asks a PACS. Its Test button tells what is wrong"
+            )
         people.started(run, **admit(run, context, [(TAKE, node)]))
         findings = probe_into(run, node, self.cancelled)
         self.log.info("%s", to_text(findings))

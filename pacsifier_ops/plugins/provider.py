@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from pacsifier_ops.base.config import ACCEPT_ARCHIVE, LETTERS_KEPT, LETTERS_LOST, METHODS, PacsNode
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE, LETTERS_KEPT, LETTERS_LOST, METHODS, PacsNode, WebNode
 from pacsifier_ops.pseudonyms.deid_api import DeidService
 from pacsifier_ops.upload.nodes import ObjectStoreNode
 
@@ -167,6 +167,43 @@ _PACS: _Sections = {
         "receiver_tls": ("TLS to our receiver", "The PACS sends to our receiver over TLS; same certificate.", {}),
     },
 }
+#: Of a web archive: what it shares with a PACS, and what is its own.
+_WEB: _Sections = {
+    "Login": {
+        "token_url": (
+            "URL of tokens",
+            "OAuth 2: where the client, with login and password, gets its tokens. Empty: the login and the password "
+            "are sent (HTTP Basic), or the password alone as a bearer token.",
+            {},
+        ),
+        "scope": ("Scope", "OAuth 2: what the token is asked for. Empty: nothing in particular.", {}),
+        "plain_credentials": (
+            "Password without encryption",
+            "The password may go over http. Only within a network that nobody else reads.",
+            {},
+        ),
+    },
+    "Retrieval": {name: _PACS["Retrieval"][name] for name in ("accept_patient_id_of",)},
+    "Limits and pacing": {
+        **_PACS["Limits and pacing"],
+        "max_associations": (
+            "Requests at most",
+            "Maximum number of simultaneous requests to this archive, of all runs and command lines together.",
+            {"minimum": 1},
+        ),
+    },
+    "Hours": _PACS["Hours"],
+    "Rights": _PACS["Rights"],
+    "Timeouts": {
+        **{name: _PACS["Timeouts"][name] for name in ("connect_timeout", "retry_wait", "recall_wait")},
+        "answer_timeout": ("Answer timeout", "Seconds of silence within an answer.", {"minimum": 0.1}),
+    },
+    "TLS": {
+        "tls_ca": _PACS["TLS"]["tls_ca"],
+        "tls_certificate": _PACS["TLS"]["tls_certificate"],
+        "tls_key": ("Our key", "PEM file of the certificate's key, without a passphrase.", {}),
+    },
+}
 _DEID: _Sections = {
     "TLS": {
         "ca": (
@@ -244,6 +281,17 @@ def get_provider_info() -> dict[str, Any]:
                     },
                 },
                 "conn-fields": _conn_fields(_PACS, PacsNode, required="called_aet"),
+            },
+            {
+                "connection-type": "dicomweb",
+                "hook-class-name": "pacsifier_ops.hooks.dicomweb.DicomWebHook",
+                "hook-name": "DICOMweb archive",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema"],
+                    "relabeling": {"host": "URL", "password": "Password or token"},
+                    "placeholders": {"host": "https://pacs.hospital.example/dicom-web"},
+                },
+                "conn-fields": _conn_fields(_WEB, WebNode),
             },
             {
                 "connection-type": "deid_api",

@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.extract import arrival
 from pacsifier_ops.extract.arrival import Arrived
-from pacsifier_ops.hooks.dicom import DicomHook
+from pacsifier_ops.hooks.dicomweb import archive
 from pacsifier_ops.operators.base import adopt_settings
 from pacsifier_ops.runs.folder import Run
 
@@ -124,7 +124,7 @@ class DicomArrivalTrigger(BaseTrigger):
         """Return the number of rows, and a function that queries the archive for them."""
         adopt_settings()
         rows = arrival.rows_of(self.request, self.row)
-        node = DicomHook(self.pacs).get_conn()
+        node = archive(self.pacs)
         return len(rows), partial(arrival.count_arrived, node, rows, self.minimum, self._stopped.is_set)
 
 

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import pytest
 
+from pacsifier_ops.archive import attempts
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import PacsTimeout, PathRefused, Unsupported
-from pacsifier_ops.archive import attempts
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.runs.folder import Run

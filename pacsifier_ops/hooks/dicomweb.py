@@ -1,0 +1,86 @@
+"""The hook of connection type `dicomweb`: one web archive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from pacsifier_ops.base.config import ArchiveNode, WebNode, web_from_connection
+from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.hooks.dicom import DicomHook
+
+
+class DicomWebHook(BaseHook):
+    """Provides the web archive of a connection.
+
+    The host is the address of the archive with scheme and path, login and password are those of the account. The fields
+    of the connection's extra are those of `WebNode`.
+
+    Args:
+        pacs_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "pacs_conn_id"
+    default_conn_name = "pacs_web"
+    conn_type = "dicomweb"
+    hook_name = "DICOMweb archive"
+
+    def __init__(self, pacs_conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pacs_conn_id = pacs_conn_id
+
+    def get_conn(self) -> WebNode:
+        """Return the archive.
+
+        Raises:
+            ConfigError: names the missing connection, or the wrong field.
+        """
+        found = connection_of(self.pacs_conn_id)
+        return web_from_connection(
+            self.pacs_conn_id, found.host, found.port, found.extra_dejson, found.login, found.password
+        )
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for one study, for the Test button.
+
+        Returns:
+            Whether a run could use the archive, and a sentence with the result.
+        """
+        from pacsifier_ops.archive.check import check_web
+
+        try:
+            node = self.get_conn()
+            # Airflow makes up the id for the test, so use the kind as the name.
+            return True, check_web(replace(node, name="DICOMweb"))
+        except PacsifierError as error:
+            return False, str(error).removeprefix("connection ").removeprefix(f"{self.pacs_conn_id}: ")
+        except Exception as error:
+            self.log.exception("The test of a connection failed")
+            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"
+
+
+def connection_of(name: str) -> Any:
+    """Return a connection of Airflow.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    try:
+        return BaseHook.get_connection(name)
+    except AirflowNotFoundException:
+        raise ConfigError(
+            f"there is no connection {name}; make one of type {DicomHook.conn_type} or {DicomWebHook.conn_type}"
+        ) from None
+
+
+def archive(name: str) -> ArchiveNode:
+    """Return the archive of a connection; its type says what it speaks.
+
+    Raises:
+        ConfigError: names the missing connection, or the wrong field.
+    """
+    of_web = connection_of(name).conn_type == DicomWebHook.conn_type
+    return DicomWebHook(name).get_conn() if of_web else DicomHook(name).get_conn()
