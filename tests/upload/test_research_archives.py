@@ -25,7 +25,8 @@ from tests.support.xnat_fake import XnatFake
 
 @pytest.fixture(scope="module")
 def xnats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[XnatFake]:
-    with XnatFake(tmp_path_factory.mktemp("xnat")) as server:
+    server = XnatFake(tmp_path_factory.mktemp("xnat"))
+    with server:
         yield server
 
 
@@ -41,7 +42,8 @@ def xnat(xnats: XnatFake) -> Iterator[XnatFake]:
 def kheops(tmp_path: Path) -> Iterator[KheopsFake]:
     folder = tmp_path / "kheops"
     folder.mkdir()
-    with KheopsFake(folder) as server:
+    server = KheopsFake(folder)
+    with server:
         yield server
         assert not server.errors
 
@@ -55,9 +57,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def xnat_node(server: XnatFake, **more: Any) -> XnatNode:
-    return XnatNode(
-        "xnat", server.url, server.user, server.password, **{"project": "STUDY", "retry_wait": 0.01, **more}
-    )
+    fields = {"project": "STUDY", "retry_wait": 0.01, **more}
+    return XnatNode("xnat", server.url, server.user, server.password, **fields)
 
 
 def upload(node: Node, folder: Path) -> RunAccount:
