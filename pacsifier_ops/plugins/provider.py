@@ -245,6 +245,7 @@ _STORE: _Sections = {
         "options": ("Options", "JSON object of further arguments of fsspec. Empty: none.", {"format": "password"}),
     },
     "Limits and pacing": {
+        "takes_away": ("Takes files away", "The other side takes files away: what was confirmed counts as there.", {}),
         "max_associations": ("Tasks at most", "Maximum number of our tasks that send there at once.", {"minimum": 1}),
         "batch_size": _PACS["Limits and pacing"]["batch_size"],
         "batch_wait_time": _PACS["Limits and pacing"]["batch_wait_time"],
@@ -259,7 +260,8 @@ _STORE: _Sections = {
 }
 _SENT_TO: _Sections = {
     "Login": {"plain_credentials": _WEB["Login"]["plain_credentials"]},
-    **{name: _STORE[name] for name in ("Limits and pacing", "Hours", "Rights", "Timeouts")},
+    "Limits and pacing": {key: one for key, one in _STORE["Limits and pacing"].items() if key != "takes_away"},
+    **{name: _STORE[name] for name in ("Hours", "Rights", "Timeouts")},
     "TLS": _WEB["TLS"],
 }
 _XNAT: _Sections = {

@@ -19,6 +19,7 @@ from pacsifier_ops.dicom.files import DicomFile
 from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.upload.destination import Answer, Destination, Outcome
+from pacsifier_ops.upload.nodes import StoreNode
 
 #: Name of the manifest below the root.
 MANIFEST = "manifest.jsonl"
@@ -181,7 +182,9 @@ class FileStore(Destination):
         return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
 
     def there(self, files: Iterable[DicomFile]) -> set[str] | None:
-        """Return those of which a file of the right size is there."""
+        """Return those of which a file of the right size is there; None where files are taken away."""
+        if isinstance(self.node, StoreNode) and self.node.takes_away:
+            return None
         self.open()
         self._listings.clear()
         found = set()

@@ -32,6 +32,7 @@ class StoreNode:
         max_associations: maximum number of our tasks that send there at once.
         batch_size, batch_wait_time, window, window_weekends, timezone, retry_wait: see `PacsNode`.
         connect_timeout, answer_timeout: for the connection; silence of the destination.
+        takes_away: the other side takes files away, so what was confirmed once is not asked for again.
         may_send, may_identified, may_urgent: who may do so, see `rights`.
     """
 
@@ -47,6 +48,7 @@ class StoreNode:
     retry_wait: float = 1.0
     connect_timeout: float = 10.0
     answer_timeout: float = 120.0
+    takes_away: bool = False
     may_take: str = ""
     may_send: str = ""
     may_identified: str = ""

@@ -137,12 +137,12 @@ class ObjectStore(FileStore):
             for piece in content:
                 self.go_on()
                 stream.write(piece)
+            stream.close()
         except BaseException:
             with suppress(Exception):
                 stream.discard()  # parts that are there are removed
             stream.closed = True  # or its end would complete the object
             raise
-        stream.close()
 
     def verify(self, name: str, content: Reading) -> None:
         """Compare the checksum that the store tells with ours; read the object back where it tells none."""

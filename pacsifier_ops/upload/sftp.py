@@ -152,7 +152,7 @@ class Sftp(FileStore):
                     for piece in content:
                         self.go_on()
                         stream.write(piece)
-                if self._files.stat(self._path(unfinished)).st_size != content.size:
+                if self._files.stat(self._path(unfinished)).st_size not in (None, content.size):  # some tell no size
                     raise Corrupted("its size differs")
                 self.verify(unfinished, content)
                 self._rename(unfinished, name)

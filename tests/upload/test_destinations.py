@@ -206,6 +206,15 @@ def test_what_was_lost_there_is_sent_again(place: Elsewhere, folder: Path) -> No
     assert objects(place) == files_in(folder)
 
 
+def test_an_inbox_that_is_emptied_is_not_filled_again(peers: Callable[[str], Elsewhere], folder: Path) -> None:
+    place = peers("sftp")
+    node = replace(place.node, takes_away=True)
+    upload(node, folder)
+    place.clear()
+    assert upload(node, folder).totals()["present"] == 3
+    assert list(place.contents()) == [MANIFEST]
+
+
 def test_nothing_outside_the_list_leaves_and_nothing_that_differs(place: Elsewhere, folder: Path) -> None:
     approved(folder)
     good = files_in(folder)
