@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -507,6 +507,24 @@ def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
     return config
 
 
+def read_archive(path: Path) -> ArchiveNode:
+    """Read the configuration of an archive: a PACSIFIER config.json, or one with the `url` of a web archive.
+
+    The latter has further fields of `WebNode`, such as login and password.
+
+    Raises:
+        ConfigError: see `read_keys`; or a key is wrong.
+    """
+    try:
+        found = json_of(read_given(path))
+    except Unusable as error:
+        raise ConfigError(f"{path.name}: {error}; check the configuration") from None
+    if not isinstance(found, dict) or "url" not in found:
+        return read_config(path)
+    config = read_keys(path, ("url",), ("login", "password", *WEB_FIELDS))
+    return WebNode(path.stem, **extra_values(path.name, config, WebNode, ("url", "login", "password", *WEB_FIELDS)))
+
+
 def read_config(path: Path) -> PacsNode:
     """Read a PACSIFIER config.json.
 
@@ -558,7 +576,7 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
     unknown = sorted(set(extra) - set(names))
     if unknown:
         raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")
-    defaults = {f.name: f.default for f in fields(of)}
+    defaults = {f.name: "" if f.default is MISSING else f.default for f in fields(of)}
     values: dict[str, Any] = {}
     for key in names:
         raw = extra.get(key)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import ArchiveNode, PacsNode
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.cli.crew import Crew, ProgressLine, begun, carry_out, print_result, stoppable
 from pacsifier_ops.extract import steps
@@ -16,7 +16,7 @@ from pacsifier_ops.runs.accounts import MOVE
 from pacsifier_ops.runs.folder import Run, noted_warnings
 
 
-def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNode | None, verbose: bool) -> int:
+def extract(request: Request, archives: Sequence[ArchiveNode], destination: PacsNode | None, verbose: bool) -> int:
     """Run an extraction, and return the exit code.
 
     Args:
@@ -43,7 +43,7 @@ def extract(request: Request, archives: Sequence[PacsNode], destination: PacsNod
 
 def _work(
     run: Run,
-    archives: Sequence[PacsNode],
+    archives: Sequence[ArchiveNode],
     destination: PacsNode | None,
     batches: list[int],
     stopped: Callable[[], bool],
@@ -79,7 +79,7 @@ def _work(
 
 def _fetch(
     run: Run,
-    node: PacsNode,
+    node: ArchiveNode,
     destination: PacsNode | None,
     units: list[int],
     stopped: Callable[[], bool],

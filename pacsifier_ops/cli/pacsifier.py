@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.config import PacsNode, read_config, with_overrides
-from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, read_archive, read_config, with_overrides
+from pacsifier_ops.base.errors import ConfigError, PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.start import start_light
 from pacsifier_ops.cli.crew import stoppable
@@ -113,10 +113,29 @@ def _usage_error(args: argparse.Namespace) -> str:
     return ""
 
 
-def _node(args: argparse.Namespace, config: Path) -> PacsNode:
+def _archive(args: argparse.Namespace, config: Path) -> ArchiveNode:
+    """Return the archive of a configuration. What a flag says of DIMSE and TLS does not apply to a web archive."""
+    archive = read_archive(config)
+    if isinstance(archive, WebNode):
+        return with_overrides(archive, connect_timeout=args.connect_timeout)
+    return _node(args, archive)
+
+
+def _pacs(archive: ArchiveNode, flag: str) -> PacsNode:
+    """Return an archive that must speak DIMSE.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not isinstance(archive, PacsNode):
+        raise ConfigError(f"{archive.name}: speaks DICOMweb, and {flag} works with a PACS")
+    return archive
+
+
+def _node(args: argparse.Namespace, node: PacsNode) -> PacsNode:
     tls = tls_of(args, check_host=not args.tls_any_host)
     return replace(
-        with_overrides(read_config(config), **{name: getattr(args, name) for name in _TIMES}),
+        with_overrides(node, **{name: getattr(args, name) for name in _TIMES}),
         tls=args.tls,
         receiver_tls=args.receiver_tls,
         tls_ca=tls.ca,
@@ -128,23 +147,22 @@ def _node(args: argparse.Namespace, config: Path) -> PacsNode:
 
 
 def _run(args: argparse.Namespace) -> int:
-    archives = [_node(args, config) for config in args.config]
-    node = archives[0]
+    archives = [_archive(args, config) for config in args.config]
     if args.probe:
         from pacsifier_ops.probe import run_probe
 
         with stoppable() as stopped:
-            return run_probe(node, stopped)
+            return run_probe(_pacs(archives[0], "--probe"), stopped)
     refuse_reserved(args.out_directory.absolute(), "--out_directory", alone=True)
     if args.upload:
         from pacsifier_ops.cli.upload import upload
 
         sending = request_from(UploadRequest, args)
-        return upload(sending, node, args.verbose)
+        return upload(sending, _pacs(archives[0], "--upload"), args.verbose)
     from pacsifier_ops.cli.extract import extract
 
     request = request_from(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)
-    destination = _node(args, args.destination) if args.destination else None
+    destination = _node(args, read_config(args.destination)) if args.destination else None
     return extract(request, archives, destination, args.verbose)
 
 

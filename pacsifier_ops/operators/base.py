@@ -17,7 +17,7 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pacsifier_ops.base import options, settings
-from pacsifier_ops.base.config import ArchiveNode, Node, PacsNode, node_names, read_config
+from pacsifier_ops.base.config import ArchiveNode, Node, PacsNode, node_names, read_archive
 from pacsifier_ops.base.errors import ConfigError, InputError, Later, NotAllowed, PacsifierError, StorageError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.hooks.constants import ITEMS, NODES, URGENCY
@@ -463,7 +463,7 @@ def nodes_of(params: Mapping[str, Any]) -> list[ArchiveNode]:
     if params.get("config"):
         if params["pacs"] != DEFAULT_NODE:
             raise ConfigError("both pacs and config are given; leave one of them out")
-        return [read_config(data_path(params, "config"))]
+        return [read_archive(data_path(params, "config"))]
     return [connected(name) for name in connections_of(params)]
 
 

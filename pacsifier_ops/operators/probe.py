@@ -32,9 +32,7 @@ class DicomProbeOperator(TalksToNode, PacsifierOperator):
         check_conf(context)
         node = node_of(context["params"])
         if not isinstance(node, PacsNode):
-            raise ConfigError(
-                f"{node.name}: speaks DICOMweb; the probe asks a PACS. Its Test button tells what is wrong"
-            )
+            raise ConfigError(f"{node.name}: speaks DICOMweb, and the probe asks a PACS; use the Test button")
         people.started(run, **admit(run, context, [(TAKE, node)]))
         findings = probe_into(run, node, self.cancelled)
         self.log.info("%s", to_text(findings))
