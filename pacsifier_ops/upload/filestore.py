@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pacsifier_ops.base.errors import FileUnreadable, PacsError
+from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.dicom.files import DicomFile
 from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.ledger import digest
@@ -200,6 +201,9 @@ class FileStore(Destination):
     def listed(self, file: DicomFile) -> Mapping[str, object]:
         """Return the line of the manifest for a file."""
         sha256 = file.sha256 or digest(file.path)
+        status = file.path.stat()
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+            raise FileUnreadable("a file changed after it was sent, so no manifest was put; run the upload again")
         return {"path": self.name_of(file), "size": file.size, "sha256": sha256}
 
     def finish(self, manifest: Path) -> None:
@@ -261,6 +265,9 @@ def checked(name: str) -> str:
 
 
 def temporary(name: str) -> str:
-    """Return the name under which a file is written before it is complete, in the same folder."""
+    """Return the name under which a file is written before it is complete, in the same folder.
+
+    It is the same every time: what a kill has left is replaced by the next attempt, and does not stay for ever.
+    """
     folder, _, _ = name.rpartition("/")
-    return f"{folder}/{UNFINISHED}{secrets.token_hex(8)}".lstrip("/")
+    return f"{folder}/{UNFINISHED}{digest_of(name)[:16]}".lstrip("/")

@@ -146,6 +146,8 @@ class Sftp(FileStore):
             folder = name.rpartition("/")[0]
             self._make(folder)
             unfinished = temporary(name)
+            with suppress(FileNotFoundError):
+                self._files.remove(self._path(unfinished))  # what a kill has left
             try:
                 with self._files.open(self._path(unfinished), "wx") as stream:
                     stream.set_pipelined(True)

@@ -333,8 +333,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(place: Elsewhere, folder: 
     account = upload(place.node, folder)
     assert time.monotonic() < deadline and account.verdict == COMPLETE
     assert account.totals()["present"] == 2 and account.totals()["received"] == 1
-    there = {name: data for name, data in objects(place).items() if filestore.UNFINISHED not in name}
-    assert there == files_in(folder)
+    assert objects(place) == files_in(folder)  # and nothing unfinished
 
 
 _LARGE = """
@@ -440,6 +439,24 @@ def test_any_file_system_of_fsspec(folder: Path, tmp_path: Path) -> None:
     assert account.verdict == COMPLETE, reasons(account)
     there = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert there == {*files_in(folder), MANIFEST}
+
+
+def test_an_ftp_server_without_mlsd(
+    peers: Callable[[str], Elsewhere], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vsftpd has none."""
+    import ftplib
+
+    def mlsd(*_: object) -> None:
+        raise ftplib.error_perm("500 Unknown command.")
+
+    monkeypatch.setattr(ftplib.FTP, "mlsd", mlsd)
+    place = peers("ftps")
+    assert upload(place.node, folder).verdict == COMPLETE
+    lost = sorted(files_in(folder))[0]
+    place.drop(lost)
+    totals = upload(place.node, folder).totals()
+    assert (totals["present"], totals["received"]) == (2, 1) and objects(place) == files_in(folder)
 
 
 def test_no_parts_of_a_broken_upload_stay_in_the_store(peers: Callable[[str], Elsewhere], tmp_path: Path) -> None:
