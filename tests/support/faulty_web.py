@@ -4,8 +4,8 @@ Services: QIDO-RS (10.6), WADO-RS of studies, series, instances and their metada
 endpoint of OAuth2 client credentials (RFC 6749, 4.4). It is made for tests of clients, from the standard and from what
 others reported of servers; it knows nothing of our client.
 
-A fault has a name, a value, and may happen only a number of times, only after a number of requests, or only for paths
-that hold a text:
+A fault has a name, a value, and may happen only a number of times, only after a number of requests, or only for some
+paths:
 
     any of `qido.`, `wado.`, `stow.`, `any.` +
       status      {"status": 503, "headers": {...}, "body": b"..."}: this instead of an answer
@@ -20,6 +20,7 @@ that hold a text:
     qido.page_limit     never more than so many results at once; says so in a Warning 299
     qido.silent_limit   the same, and does not say so
     qido.total          X-Total-Count: "right", or what it lies
+    qido.warning        text of a Warning 299 that tells something else
     qido.ignore_offset  always the first page
     qido.unstable       every page of another order
     qido.none           how nothing is told: "204" (as the standard has it), "empty" (200, no body), "list" (200, [])
@@ -157,7 +158,7 @@ class Fault:
         name, value: see the module's docstring.
         times: how often it happens; None is always.
         after: how often it does not happen before.
-        path: happens only where the path of the request holds this.
+        path: happens only where the path of the request matches this regular expression somewhere.
     """
 
     name: str
@@ -352,7 +353,7 @@ class FaultyWeb:
         """Value of a fault that is to happen now; None is none."""
         with self._lock:
             for fault in self.faults:
-                if fault.name != name or fault.path not in path or fault.times == 0:
+                if fault.name != name or fault.times == 0 or not re.search(fault.path, path):
                     continue
                 if fault.after > 0:
                     fault.after -= 1
@@ -672,6 +673,8 @@ class Handler(BaseHTTPRequestHandler):
             headers["Warning"] = (
                 f'299 {self.headers["Host"]}: "There are {more} additional results that can be requested"'
             )
+        if (said := self._own("warning")) is not None:
+            headers["Warning"] = f'299 {self.headers["Host"]}: "{said}"'
         if (said := self._own("total")) is not None:
             headers["X-Total-Count"] = str(total if said == "right" else said)
         none = self._own("none") or "204"
