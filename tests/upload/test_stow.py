@@ -166,6 +166,19 @@ def test_what_is_there_already_counts_if_it_is_the_same(server: FaultyWeb, folde
     assert file and [uid for one in account.series for uid in one.missing_uids] == [file.sop_instance_uid]
 
 
+def test_an_answer_that_names_only_some_failures(
+    server: FaultyWeb, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lists one of several failures (DICOMcloud issue 15): the others are no less missing."""
+    bad = sorted(sums(folder / "a"))[:3]
+    server.fail("stow.refuse", dict.fromkeys(bad, 0x0122))
+    real = stow._answers
+    monkeypatch.setattr(stow, "_answers", lambda reply: {u: a for u, a in real(reply).items() if u not in bad[1:]})
+    account = upload(node_of(server), folder)
+    assert account.verdict == INCOMPLETE
+    assert sorted(uid for one in account.series for uid in one.missing_uids) == bad
+
+
 def test_warnings_are_told(server: FaultyWeb, folder: Path) -> None:
     server.fail("stow.warn", 0xB000)
     account = upload(node_of(server), folder)
