@@ -142,6 +142,7 @@ class Transport:
                 headers={"Accept": accept, **self._login(), **(headers or {})},
                 data=None if body is None else _Pieces(body(), self._go_on),
                 auth=_NoNetrc() if not node.login or node.token_url else (node.login, node.password),
+                allow_redirects=body is None,  # nothing is sent to a place that the connection does not name
                 stream=True,
                 timeout=(node.connect_timeout, node.answer_timeout),
             )

@@ -6,6 +6,7 @@ object is there whole or not at all, and that it is the object that was approved
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,17 @@ from pacsifier_ops.base.errors import Cancelled
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
+
+
+def quiet(*names: str) -> None:
+    """Keep libraries from logging names of files and addresses, as they do at level DEBUG.
+
+    Args:
+        names: of their loggers.
+    """
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.INFO))
 
 
 class Outcome(Enum):

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from pacsifier_ops.base.errors import FileUnreadable, PacsError
 from pacsifier_ops.base.identity import digest_of
+from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dicom.files import DicomFile
 from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.ledger import digest
@@ -148,8 +149,18 @@ class FileStore(Destination):
 
     def check(self) -> None:
         """Write a small file and remove it again. It is one of this package, and tells nothing."""
-        self.open()
         name = f"{UNFINISHED}{secrets.token_hex(8)}"
+        try:
+            self._try(name)
+        except PacsError as error:
+            if not error.retryable:
+                raise
+            self.close(abort=True)
+            pause(self.node.retry_wait, self._cancelled)
+            self._try(name)  # the same name, so that nothing of the first time stays
+
+    def _try(self, name: str) -> None:
+        self.open()
         self.write(name, Reading(_PROBE, _PROBE.stat().st_size, block=self.block))
         self.remove(name)
 

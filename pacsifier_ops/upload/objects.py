@@ -24,6 +24,7 @@ from pacsifier_ops.base.errors import (
     PacsTimeout,
     PacsUnreachable,
 )
+from pacsifier_ops.upload.destination import quiet
 from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
 from pacsifier_ops.upload.nodes import STORES, ObjectStoreNode
 
@@ -44,6 +45,7 @@ class ObjectStore(FileStore):
 
     def connect(self, stack: ExitStack) -> None:
         """Make the file system; it connects by itself."""
+        quiet("s3fs", "fsspec", "aiobotocore", "botocore", "gcsfs", "adlfs", "azure", "urllib3")
         node = self._store
         package = STORES.get(node.scheme, "")
         try:

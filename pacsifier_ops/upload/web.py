@@ -10,7 +10,7 @@ from typing import Any
 
 from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.dicomweb.transport import Transport
-from pacsifier_ops.upload.destination import Destination
+from pacsifier_ops.upload.destination import Destination, quiet
 from pacsifier_ops.upload.filestore import Reading
 
 #: Statuses that an answer is read of; others are errors of the transport.
@@ -63,6 +63,7 @@ class WebDestination(Destination):
 
     def connect(self, stack: ExitStack) -> None:
         """Make the transport; it connects by itself."""
+        quiet("urllib3", "requests")
         self._transport = Transport(self.web, self._cancelled)
         stack.callback(self._transport.close)
 

@@ -480,3 +480,15 @@ def test_nodes_show_no_secrets() -> None:
     ]
     for node in nodes:
         assert "SECRET" not in f"{node!r} {node.key} {node.slots}"
+
+
+@pytest.mark.parametrize("kind", ["sftp", "s3"])
+def test_libraries_log_no_names(
+    kind: str, peers: Callable[[str], Elsewhere], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = peers(kind)
+    for name in ("", "paramiko", "s3fs", "botocore", "aiobotocore"):
+        caplog.set_level("DEBUG", name or None)
+    assert upload(place.node, folder).verdict == COMPLETE
+    ours = [one for one in caplog.records if not one.name.startswith(("werkzeug", "moto"))]
+    assert "PSEUDO" not in " ".join(one.getMessage() for one in ours)
