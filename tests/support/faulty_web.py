@@ -14,6 +14,7 @@ paths:
       cut         fraction of the body after which the connection ends
       trickle     (bytes, seconds): so many bytes at a time, with a wait after each
       redirect    302 to this URL; `{path}` in it is replaced
+      redirect_code   another status of it
       gzip        Content-Encoding: gzip, whatever was asked for
       chunked     Transfer-Encoding: chunked instead of a Content-Length
 
@@ -484,7 +485,8 @@ class Handler(BaseHTTPRequestHandler):
             raise _Drop
         if (target := self._fault("redirect")) is not None:
             self._skip_body()
-            return self._answer(302, b"", {"Location": target.replace("{path}", self.path)})
+            code = self._fault("redirect_code") or 302
+            return self._answer(code, b"", {"Location": target.replace("{path}", self.path)})
         return self._work()
 
     def _admitted(self) -> bool:
@@ -524,7 +526,7 @@ class Handler(BaseHTTPRequestHandler):
         web = self.server_web
         pieces: list[bytes | Path] = [body] if isinstance(body, bytes) else body
         given = dict(headers or {})
-        if self._fault("gzip"):
+        if status != 204 and self._fault("gzip"):
             pieces = [gzip.compress(b"".join(_bytes(piece) for piece in pieces))]
             given["Content-Encoding"] = "gzip"
         total = sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in pieces)

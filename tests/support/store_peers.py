@@ -266,6 +266,7 @@ class Ftps:
         from pyftpdlib.servers import ThreadedFTPServer
 
         logging.getLogger("pyftpdlib").addHandler(logging.NullHandler())  # else it makes itself heard on stderr
+        logging.getLogger("pyftpdlib").setLevel(logging.CRITICAL)
         self.root.mkdir(parents=True, exist_ok=True)
         authorizer = DummyAuthorizer()
         authorizer.add_user(self.user, self.password, str(self.root), perm=self.permissions)
@@ -277,6 +278,7 @@ class Ftps:
                 if peer.cut_after is not None and self.tot_bytes_received + len(data) > peer.cut_after:
                     peer.cut_after = None
                     self.cmd_channel.close()
+                    return b""
                 return bytes(data)
 
         class Handler(TLS_FTPHandler):

@@ -474,7 +474,7 @@ def ftps(tmp_path: Path, certificates: Certificates, caplog: pytest.LogCaptureFi
 
 def test_ftps(ftps: tuple[Ftps, Place]) -> None:
     server, place = ftps
-    server.cut_after = 10
+    server.cut_after = 600  # not what it puts there to see whether it may
     sent = place.send()
     assert sent.complete, (sent.error, sent.reasons)
     assert server.cut_after is None, "the case did not happen"
@@ -482,8 +482,14 @@ def test_ftps(ftps: tuple[Ftps, Place]) -> None:
 
 
 def test_ftps_refuses(ftps: tuple[Ftps, Place], certificates: Certificates) -> None:
-    server, place = ftps
-    for fields in ({"password": "wrong"}, {"login": "nobody"}, {"ca": str(certificates.other_ca)}, {"ca": ""}):
+    _, place = ftps
+    cases: list[dict[str, Any]] = [
+        {"password": "wrong"},
+        {"login": "nobody"},
+        {"ca": str(certificates.other_ca)},
+        {"ca": ""},
+    ]
+    for fields in cases:
         sent = place.send(**fields)
         assert not sent.complete, fields
     assert not place.held
@@ -531,8 +537,23 @@ def test_s3(store: S3, s3: Place) -> None:
 
 
 def test_s3_refuses(store: S3, s3: Place) -> None:
-    for fields in ({"root": "s3://no-such-bucket/x"}, {"endpoint_url": "http://127.0.0.1:1"}):
+    cases: list[dict[str, Any]] = [{"root": "s3://no-such-bucket/x"}, {"endpoint_url": "http://127.0.0.1:1"}]
+    for fields in cases:
         assert not s3.send(**fields).complete, fields
+
+
+@pytest.mark.parametrize("kind", ["web", "sftp", "ftps", "s3"])
+def test_no_value_in_a_log_of_any_level(
+    kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, folder: Path
+) -> None:
+    """Airflow's logging level may be DEBUG, and libraries write names of files and addresses then."""
+    if kind == "sftp":
+        place = sftp(request.getfixturevalue("sshd")(), caplog, folder)
+    else:
+        found = request.getfixturevalue(kind)
+        place = found[1] if kind == "ftps" else found
+    caplog.set_level(logging.DEBUG)
+    assert place.send().complete
 
 
 # Research archives, as fakes.
@@ -540,7 +561,8 @@ def test_s3_refuses(store: S3, s3: Place) -> None:
 
 @pytest.fixture
 def xnat(tmp_path: Path, caplog: pytest.LogCaptureFixture, folder: Path) -> Iterator[tuple[XnatFake, Place]]:
-    with XnatFake(tmp_path / "xnat", password=PASSWORD) as server:
+    server = XnatFake(tmp_path / "xnat", password=PASSWORD)
+    with server:
         node = XnatNode("xnat", url=server.url, login=server.user, password=PASSWORD, project="STUDY", **PATIENCE)
         yield server, Place(node, lambda: list(server.stored().values()), caplog, folder, [PASSWORD])
         assert not server.errors
@@ -600,7 +622,8 @@ def test_xnat_honest(xnat: tuple[XnatFake, Place], faults: Faults, into: str) ->
 
 def test_xnat_refuses(xnat: tuple[XnatFake, Place]) -> None:
     _, place = xnat
-    for fields in ({"project": "NO"}, {"project": "CLOSED"}, {"password": "wrong"}):
+    cases: list[dict[str, Any]] = [{"project": "NO"}, {"project": "CLOSED"}, {"password": "wrong"}]
+    for fields in cases:
         sent = place.send(**fields)
         assert not sent.complete and (sent.error or sent.reasons), fields
     assert not place.held
@@ -608,7 +631,8 @@ def test_xnat_refuses(xnat: tuple[XnatFake, Place]) -> None:
 
 @pytest.fixture
 def kheops(tmp_path: Path, caplog: pytest.LogCaptureFixture, folder: Path) -> Iterator[tuple[KheopsFake, Place]]:
-    with KheopsFake(tmp_path / "kheops") as server:
+    server = KheopsFake(tmp_path / "kheops")
+    with server:
         node = KheopsNode("kheops", url=server.url, password=server.token, album="Study & one", **PATIENCE)
         held = lambda: [path.read_bytes() for path in server.held.values()]  # noqa: E731
         yield server, Place(node, held, caplog, folder, [server.token])
@@ -636,13 +660,14 @@ def test_kheops_told(kheops: tuple[KheopsFake, Place]) -> None:
     place.secrets.append(secret)
     assert not place.send(album="", password=secret).complete
     assert not place.send(password="not-a-token").complete
-    for fault in ("album.status", "stow.status"):
-        server.fail(fault, status(500))
+    for name in ("album.status", "stow.status"):
+        server.fail(name, status(500))
         assert not place.send().complete
         server.reset()
     assert not place.held
-    for fault in (("stow.lost", True, ONCE), ("stow.forget", place.first), ("stow.refuse", {"*": 0x0124})):
-        apply(server, place, [fault])
+    faults: Faults = [("stow.lost", True, ONCE), ("stow.forget", place.first), ("stow.refuse", {"*": 0x0124})]
+    for one in faults:
+        apply(server, place, [one])
         place.send()
         server.reset()
     assert place.send().complete
