@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -36,12 +37,33 @@ PAGE = 1000
 #: Objects as the archive holds them: without `*`, it would decompress them (PS3.18 8.7.3.3.2).
 _AS_THEY_ARE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _ONE_AS_IT_IS = f"{_AS_THEY_ARE}, application/dicom; transfer-syntax=*"
+#: Images are packed already, if they can be; to pack them again costs time.
+_UNPACKED = {"Accept-Encoding": "identity"}
 #: Statuses in terms of DIMSE (PS3.4 C.4): success, some failed, cut off, not understood, failed.
 _SUCCESS, _SOME_FAILED, _CUT_OFF, _NOT_UNDERSTOOD, _FAILED = 0x0000, 0xB000, 0xA700, 0xA900, 0xC000
 _QUERY_REFUSED = (400, 404, 405, 406, 413, 414, 415, 422, 501)
+_RETRIEVAL_REFUSED = (400, 404, 405, 406, 410, 413, 414, 415, 422, 501)
 _TOO_MUCH = (413,)
+_FIELD = "includefield"
 
 T = TypeVar("T")
+
+
+@dataclass
+class _Page:
+    """A page of an answer.
+
+    Attributes:
+        found: the matches; None where they cannot be read.
+        status: in terms of C-FIND.
+        total: number of all matches, as far as it is told.
+        more: the archive says that it has more (PS3.18 8.3.4.4).
+    """
+
+    found: list[Any] | None
+    status: int = _SUCCESS
+    total: int = 0
+    more: bool = False
 
 
 class WebSession:
@@ -134,50 +156,54 @@ class WebSession:
         return answer
 
     def _pages(self, path: str, params: Sequence[tuple[str, str]], read: Callable[[Any], T], most: int) -> Matches[T]:
-        """Ask for page after page."""
-        answer, seen, passed, total = Matches[T](), set[str](), 0, 0
+        """Ask for page after page. Where it is not certain that the last one was the end, the answer counts as cut."""
+        answer, seen, passed, total, more = Matches[T](), set[str](), 0, 0, False
         while True:
             offset = [("offset", str(passed))] if passed else []
-            status, told, found = self._page(path, [*params, ("limit", str(most or PAGE)), *offset])
-            total = max(total, told)
-            if status or found is None:
-                answer.status, answer.unreadable = status, found is None
+            page = self._page(path, [*params, ("limit", str(most or PAGE)), *offset])
+            if page.status or page.found is None:
+                answer.status, answer.unreadable = page.status, page.found is None
                 return answer
-            passed += len(found)
-            new = {which: match for match in found if (which := _which(match)) not in seen}
+            new = {which: match for match in page.found if (which := repr(match)) not in seen}
+            repeated = passed > 0 and len(new) < len(set(map(repr, page.found)))
+            passed, total, more = passed + len(page.found), max(total, page.total), page.more or (more and bool(offset))
             seen |= new.keys()
             for match in new.values():
                 try:
                     answer.identifiers.append(read(match))
                 except Exception:  # pydicom raises many types
                     answer.unreadable = True
-            if most and passed >= most:
+            if most and len(seen) >= most:
                 return answer
-            if not new:
+            if repeated:
+                # The order changed between two pages; or the archive does not know `offset`, and says if it has more.
+                cut = total != len(seen) if total else bool(new) or more or len(page.found) >= PAGE
                 break
-        # Where a page repeats another, the archive does not know `offset`; if a page was full, there may be more.
-        if total > passed or (found and len(found) >= PAGE):
-            answer.status = _CUT_OFF
+            if not new:
+                cut = total > passed
+                break
+        answer.status = _CUT_OFF if cut else _SUCCESS
         return answer
 
-    def _page(self, path: str, params: Iterable[tuple[str, str]]) -> tuple[int, int, list[Any] | None]:
-        """Ask for a page: a status, the number of all matches as far as it is told, and the matches.
-
-        The matches are None where they cannot be read.
-        """
-        transport = self._open()
-        with transport.ask("GET", path, params, allowed=_QUERY_REFUSED) as answer:
+    def _page(self, path: str, params: Sequence[tuple[str, str]]) -> _Page:
+        """Ask for a page."""
+        with self._open().ask("GET", path, params, allowed=_QUERY_REFUSED) as answer:
+            if answer.status_code == 400 and any(name == _FIELD for name, _ in params):
+                # Some archives refuse a query for a field that they do not know, rather than leave it out.
+                return self._page(path, [one for one in params if one[0] != _FIELD])
             if answer.status_code in _QUERY_REFUSED:
-                self._refuse_foreign(answer)
-                return _CUT_OFF if answer.status_code in _TOO_MUCH else _NOT_UNDERSTOOD, 0, []
+                if path.count("/") == 1:
+                    self._refuse_foreign(answer)
+                return _Page([], _CUT_OFF if answer.status_code in _TOO_MUCH else _NOT_UNDERSTOOD)
             total = answer.headers.get("X-Total-Count", "")
-            body = transport.whole(answer)
+            more = answer.headers.get("Warning", "").lstrip().startswith("299")
+            body = self._transport.whole(answer)
             self._refuse_web_page(answer, body)
         try:
             found = matches_of(body)
         except ValueError:
-            return _SUCCESS, 0, None
-        return _SUCCESS, int(total) if total.isdigit() else 0, found
+            return _Page(None)
+        return _Page(found, total=int(total) if total.isdigit() else 0, more=more)
 
     def _refuse_foreign(self, answer: requests.Response) -> None:
         """Raise where a whole resource is not there: that is no DICOMweb, rather than a query not understood."""
@@ -242,12 +268,12 @@ class WebSession:
 
     def _fetch(self, path: str, accept: str, result: RetrieveResult) -> None:
         """Retrieve one resource, and count what came."""
-        with self._transport.ask("GET", path, accept=accept, allowed=(404, 406, 410)) as answer:
+        with self._transport.ask("GET", path, accept=accept, headers=_UNPACKED, allowed=_RETRIEVAL_REFUSED) as answer:
             if answer.status_code == 406:
                 raise Unsupported(
                     f"{self.node.name}: does not send objects as it holds them (HTTP 406 for transfer-syntax=*)"
                 )
-            if answer.status_code in (404, 410):
+            if answer.status_code in _RETRIEVAL_REFUSED:
                 result.failed += 1
                 return
             if answer.status_code == 206:  # PS3.18 10.4.3.2: some objects could not be sent
@@ -337,8 +363,3 @@ def _identified(path: Path, size: int, sha256: str) -> ReceivedObject | None:
         size=size,
         sha256=sha256,
     )
-
-
-def _which(match: Any) -> str:
-    """Return what tells a match from others of its page."""
-    return "\0".join(uids_of(match).values()) if isinstance(match, dict) else repr(match)

@@ -6,12 +6,13 @@ A body that is sent is a function that returns its pieces: it is asked for anew 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.base.errors import (
@@ -24,6 +25,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
     TlsFailed,
 )
+from pacsifier_ops.base.quiet import quiet
 from pacsifier_ops.base.waiting import pause
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ BLOCK, LONGEST_ANSWER = 1 << 20, 256 << 20
 #: Seconds before its end at which a token counts as expired.
 _EARLY = 30.0
 _BUSY = (429, 503)
+#: Redirects to follow, within the archive.
+_REDIRECTS = 5
 #: Asks for a body, or for each of its pieces.
 Body = Callable[[], Iterable[bytes]]
 
@@ -106,7 +110,7 @@ class Transport:
         with self._typed():
             while True:
                 self._go_on()
-                piece = answer.raw.read(BLOCK, decode_content=True)
+                piece = answer.raw.read1(BLOCK, decode_content=True)
                 if not piece:
                     return
                 yield piece
@@ -133,17 +137,35 @@ class Transport:
         headers: Mapping[str, str] | None,
         body: Body | None,
     ) -> requests.Response:
+        # Some servers take + for a plus sign, and wildcards with a percent sign for other letters.
+        asked = urlencode(list(query), quote_via=quote, safe="*?,")
+        url = f"{self._node.url}{path}{'?' if asked else ''}{asked}"
+        for _ in range(_REDIRECTS):
+            answer = self._send_once(method, url, accept, headers, body)
+            if not answer.is_redirect or body is not None:
+                return answer
+            answer.close()
+            url, before = urljoin(url, answer.headers["Location"]), url
+            if urlsplit(url)[:2] != urlsplit(before)[:2]:
+                raise PacsError(
+                    f"{self._node.name}: redirects to another place, where neither login nor requests are sent; give "
+                    "the address that it redirects to in the connection, if it is the right one"
+                )
+        raise PacsError(f"{self._node.name}: redirects a request in circles; check the address")
+
+    def _send_once(
+        self, method: str, url: str, accept: str, headers: Mapping[str, str] | None, body: Body | None
+    ) -> requests.Response:
         self._go_on()
         node = self._node
         with self._typed():
             return self._session().request(
                 method,
-                node.url + path,
-                # Some servers take + for a plus sign, and wildcards with a percent sign for other letters.
-                params=urlencode(list(query), quote_via=quote, safe="*?,"),
+                url,
                 headers={"Accept": accept, **self._login(), **(headers or {})},
                 data=None if body is None else _Pieces(body(), self._go_on),
                 auth=_NoNetrc() if not node.login or node.token_url else (node.login, node.password),
+                allow_redirects=False,
                 stream=True,
                 timeout=(node.connect_timeout, node.answer_timeout),
             )
@@ -152,16 +174,16 @@ class Transport:
         if self._http is None:
             import requests
 
+            quiet("urllib3", "requests", least=logging.CRITICAL)  # they quote addresses at any level
             node, self._http = self._node, requests.Session()
             if node.tls_ca:
                 self._http.verify = node.tls_ca
             if node.tls_certificate:
                 self._http.cert = (node.tls_certificate, node.tls_key) if node.tls_key else node.tls_certificate
-            self._http.max_redirects = 5
         return self._http
 
     def _login(self) -> dict[str, str]:
-        """Return the header of a bearer token. `requests` takes it off where another host is redirected to."""
+        """Return the header of a bearer token."""
         node = self._node
         if node.token_url:
             return {"Authorization": f"Bearer {self._client_token()}"}
@@ -238,8 +260,6 @@ class Transport:
             raise PacsTimeout(f"{name}: no answer within {self._node.answer_timeout:g} s") from None
         except requests.exceptions.ChunkedEncodingError:
             raise AssociationAborted(f"{name}: the connection ended in the middle of an answer") from None
-        except requests.exceptions.TooManyRedirects:
-            raise PacsError(f"{name}: redirects a request in circles; check the address") from None
         except requests.exceptions.ConnectionError as error:
             if _was_connected(error):
                 raise AssociationAborted(f"{name}: closed the connection") from None

@@ -125,7 +125,7 @@ def dicom_connections(session: Session) -> Iterator[Connection]:
 
 def other_connections(session: Session) -> Iterator[Connection]:
     """Yield the connections of other types that can be sent to, see `_connections`."""
-    return _connections(session, [kind for kind in TYPES if kind not in _ARCHIVES])
+    return _connections(session, [one for one in TYPES if one not in _ARCHIVES])
 
 
 def _connections(session: Session, types: Sequence[str]) -> Iterator[Connection]:

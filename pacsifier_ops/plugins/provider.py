@@ -7,7 +7,7 @@ from typing import Any
 
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE, LETTERS_KEPT, LETTERS_LOST, METHODS, PacsNode, WebNode
 from pacsifier_ops.pseudonyms.deid_api import DeidService
-from pacsifier_ops.upload.nodes import ObjectStoreNode
+from pacsifier_ops.upload.nodes import KheopsNode, ObjectStoreNode, XnatNode
 
 #: The form of a connection: sections, and in each the fields of the connection's extra, with label, help text and
 #: further constraints of the JSON Schema.
@@ -245,6 +245,7 @@ _STORE: _Sections = {
         "options": ("Options", "JSON object of further arguments of fsspec. Empty: none.", {"format": "password"}),
     },
     "Limits and pacing": {
+        "takes_away": ("Takes files away", "The other side takes files away: what was confirmed counts as there.", {}),
         "max_associations": ("Tasks at most", "Maximum number of our tasks that send there at once.", {"minimum": 1}),
         "batch_size": _PACS["Limits and pacing"]["batch_size"],
         "batch_wait_time": _PACS["Limits and pacing"]["batch_wait_time"],
@@ -256,6 +257,27 @@ _STORE: _Sections = {
         "answer_timeout": ("Answer timeout", "Seconds of silence.", {"minimum": 0.1}),
         "retry_wait": _PACS["Timeouts"]["retry_wait"],
     },
+}
+_SENT_TO: _Sections = {
+    "Login": {"plain_credentials": _WEB["Login"]["plain_credentials"]},
+    "Limits and pacing": {key: one for key, one in _STORE["Limits and pacing"].items() if key != "takes_away"},
+    **{name: _STORE[name] for name in ("Hours", "Rights", "Timeouts")},
+    "TLS": _WEB["TLS"],
+}
+_XNAT: _Sections = {
+    "Place": {
+        "project": ("Project", "ID of the project. Required.", {}),
+        "into": (
+            "Where to",
+            "The archive, or the prearchive, where a person looks at the data first.",
+            {"enum": ["archive", "prearchive"]},
+        ),
+    },
+    **_SENT_TO,
+}
+_KHEOPS: _Sections = {
+    "Place": {"album": ("Album", "Its name; it is made if it is not there. Empty: the token is that of an album.", {})},
+    **_SENT_TO,
 }
 _JSON_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 
@@ -309,13 +331,31 @@ def get_provider_info() -> dict[str, Any]:
             },
             {
                 "connection-type": "object_store",
-                "hook-class-name": "pacsifier_ops.hooks.object_store.ObjectStoreHook",
+                "hook-class-name": "pacsifier_ops.hooks.stores.ObjectStoreHook",
                 "hook-name": "Object store (S3, GCS, Azure)",
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema", "host", "port"],
                     "relabeling": {"login": "Access key", "password": "Secret key"},
                 },
                 "conn-fields": _conn_fields(_STORE, ObjectStoreNode, required="root"),
+            },
+            {
+                "connection-type": "xnat",
+                "hook-class-name": "pacsifier_ops.hooks.stores.XnatHook",
+                "hook-name": "XNAT project",
+                "ui-field-behaviour": {"hidden-fields": ["schema"], "relabeling": {"host": "URL"}},
+                "conn-fields": _conn_fields(_XNAT, XnatNode, required="project"),
+            },
+            {
+                "connection-type": "kheops",
+                "hook-class-name": "pacsifier_ops.hooks.stores.KheopsHook",
+                "hook-name": "Kheops album",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login"],
+                    "relabeling": {"host": "URL", "password": "Token"},
+                    "placeholders": {"host": "https://kheops.example/api"},
+                },
+                "conn-fields": _conn_fields(_KHEOPS, KheopsNode),
             },
             {
                 "connection-type": "message_channel",

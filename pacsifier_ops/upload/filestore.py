@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pacsifier_ops.base.errors import FileUnreadable, PacsError
+from pacsifier_ops.base.identity import digest_of
+from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dicom.files import DicomFile
 from pacsifier_ops.state.approved import DIFFERS
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.upload.destination import Answer, Destination, Outcome
+from pacsifier_ops.upload.nodes import StoreNode
 
 #: Name of the manifest below the root.
 MANIFEST = "manifest.jsonl"
@@ -146,8 +149,18 @@ class FileStore(Destination):
 
     def check(self) -> None:
         """Write a small file and remove it again. It is one of this package, and tells nothing."""
-        self.open()
         name = f"{UNFINISHED}{secrets.token_hex(8)}"
+        try:
+            self._try(name)
+        except PacsError as error:
+            if not error.retryable:
+                raise
+            self.close(abort=True)
+            pause(self.node.retry_wait, self._cancelled)
+            self._try(name)  # the same name, so that nothing of the first time stays
+
+    def _try(self, name: str) -> None:
+        self.open()
         self.write(name, Reading(_PROBE, _PROBE.stat().st_size, block=self.block))
         self.remove(name)
 
@@ -181,7 +194,9 @@ class FileStore(Destination):
         return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
 
     def there(self, files: Iterable[DicomFile]) -> set[str] | None:
-        """Return those of which a file of the right size is there."""
+        """Return those of which a file of the right size is there; None where files are taken away."""
+        if isinstance(self.node, StoreNode) and self.node.takes_away:
+            return None
         self.open()
         self._listings.clear()
         found = set()
@@ -197,6 +212,9 @@ class FileStore(Destination):
     def listed(self, file: DicomFile) -> Mapping[str, object]:
         """Return the line of the manifest for a file."""
         sha256 = file.sha256 or digest(file.path)
+        status = file.path.stat()
+        if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
+            raise FileUnreadable("a file changed after it was sent, so no manifest was put; run the upload again")
         return {"path": self.name_of(file), "size": file.size, "sha256": sha256}
 
     def finish(self, manifest: Path) -> None:
@@ -258,6 +276,9 @@ def checked(name: str) -> str:
 
 
 def temporary(name: str) -> str:
-    """Return the name under which a file is written before it is complete, in the same folder."""
+    """Return the name under which a file is written before it is complete, in the same folder.
+
+    It is the same every time: what a kill has left is replaced by the next attempt, and does not stay for ever.
+    """
     folder, _, _ = name.rpartition("/")
-    return f"{folder}/{UNFINISHED}{secrets.token_hex(8)}".lstrip("/")
+    return f"{folder}/{UNFINISHED}{digest_of(name)[:16]}".lstrip("/")

@@ -51,6 +51,7 @@ class Folder(FileStore):
             if target.parent.resolve() != self._place.resolve() / target.parent.relative_to(self._place):
                 raise DestinationRefused(f"{self.node.name}: a link in the folder leads elsewhere; remove it")
             data_folder(target.parent)
+            path.unlink(missing_ok=True)  # what a kill has left
             try:
                 with path.open("xb", buffering=0) as stream:
                     for piece in content:

@@ -21,6 +21,9 @@ from pacsifier_ops.base.errors import (
 from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
 from pacsifier_ops.upload.nodes import FtpsNode
 
+#: Answers of a server that does not know a command.
+_UNKNOWN = ("500", "501", "502", "504")
+
 
 class _Client(ftplib.FTP_TLS):
     """Many servers take a data connection only with the TLS session of the control connection."""
@@ -92,12 +95,25 @@ class Ftps(FileStore):
         """See `FileStore`."""
         with self._errors():
             try:
-                entries = list(self._ftp.mlsd(self._path(folder), ["type", "size"]))
+                entries = list(self._ftp.mlsd(self._path(folder)))
             except ftplib.error_perm as error:
                 if not self._is_there(folder):
                     return {}
-                raise DestinationRefused(f"{self.node.name}: the server lists no folders (MLSD, RFC 3659)") from error
+                if str(error)[:3] not in _UNKNOWN:
+                    raise
+                return self._asked_sizes(folder)
         return {name: int(facts.get("size", -1)) for name, facts in entries if facts.get("type") == "file"}
+
+    def _asked_sizes(self, folder: str) -> dict[str, int]:
+        """Return the same from a server without MLSD (RFC 3659), such as vsftpd: file by file."""
+        found = {}
+        for path in self._ftp.nlst(self._path(folder)):
+            name = path.rpartition("/")[2]
+            self._ftp.voidcmd("TYPE I")
+            with suppress(ftplib.error_perm):  # a folder
+                size = self._ftp.size(self._path(f"{folder}/{name}".lstrip("/")))
+                found[name] = -1 if size is None else size
+        return found
 
     def write(self, name: str, content: Reading) -> None:
         """See `FileStore`."""

@@ -12,7 +12,7 @@ from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.turns import Place
 from pacsifier_ops.upload.cstore import StoreService
 from pacsifier_ops.upload.destination import Destination
-from pacsifier_ops.upload.nodes import FolderNode, FtpsNode, ObjectStoreNode, SftpNode
+from pacsifier_ops.upload.nodes import FolderNode, FtpsNode, KheopsNode, ObjectStoreNode, SftpNode, XnatNode
 
 #: Module in this room, and class in it, by kind of node. They are loaded when they are needed.
 _KINDS: dict[type, tuple[str, str]] = {
@@ -21,6 +21,8 @@ _KINDS: dict[type, tuple[str, str]] = {
     FtpsNode: ("ftps", "Ftps"),
     ObjectStoreNode: ("objects", "ObjectStore"),
     WebNode: ("stow", "Stow"),
+    XnatNode: ("xnat", "Xnat"),
+    KheopsNode: ("kheops", "Kheops"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ class StoreNode:
         max_associations: maximum number of our tasks that send there at once.
         batch_size, batch_wait_time, window, window_weekends, timezone, retry_wait: see `PacsNode`.
         connect_timeout, answer_timeout: for the connection; silence of the destination.
+        takes_away: the other side takes files away, so what was confirmed once is not asked for again.
         may_send, may_identified, may_urgent: who may do so, see `rights`.
     """
 
@@ -46,6 +48,7 @@ class StoreNode:
     retry_wait: float = 1.0
     connect_timeout: float = 10.0
     answer_timeout: float = 120.0
+    takes_away: bool = False
     may_take: str = ""
     may_send: str = ""
     may_identified: str = ""
@@ -246,6 +249,47 @@ class ObjectStoreNode(StoreNode):
         return f"{self.endpoint_url}|{self.root.rstrip('/')}"
 
 
+@dataclass(frozen=True)
+class XnatNode(WebNode):
+    """A project of an XNAT. Connection type `xnat`; its host is the address of the XNAT.
+
+    Attributes:
+        project: ID of the project.
+        into: `archive`; or `prearchive`, where a person looks at the data first.
+    """
+
+    project: str = field(default="", kw_only=True)
+    into: str = field(default="archive", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9A-Za-z_-]+", self.project):
+            raise ConfigError(f"connection {self.name}: project is not the ID of a project; give the one XNAT shows")
+        if self.into not in ("archive", "prearchive"):
+            raise ConfigError(f"connection {self.name}: into is neither archive nor prearchive")
+        super().__post_init__()
+
+    @property
+    def key(self) -> str:
+        """Address, place and project."""
+        return f"xnat:{self.url}:{self.into}:{self.project}"
+
+
+@dataclass(frozen=True)
+class KheopsNode(WebNode):
+    """An album of Kheops. Connection type `kheops`; its host is the address of the API, its password the token.
+
+    Attributes:
+        album: name of the album; it is made if it is not there. Empty: the token is that of an album.
+    """
+
+    album: str = field(default="", kw_only=True)
+
+    @property
+    def key(self) -> str:
+        """Address and album; a token of an album tells no name, so what it opens goes by the connection."""
+        return f"kheops:{self.url}:{self.album or f'token of {self.name}'}"
+
+
 #: Fields of a connection's extra that belong to Airflow's own hooks of these types, and mean nothing here.
 _FOREIGN = {
     "sftp": ("timeout", "conn_timeout", "compress", "allow_host_key_change", "look_for_keys", "disabled_algorithms"),
@@ -267,7 +311,7 @@ _CLASSES: dict[str, type[StoreNode]] = {
 }
 _PORTS = {"sftp": 22, "ssh": 22, "ftp": 21}
 
-_WEB: dict[str, type[WebNode]] = {"dicomweb": WebNode}
+_WEB: dict[str, type[WebNode]] = {"dicomweb": WebNode, "xnat": XnatNode, "kheops": KheopsNode}
 
 #: Types of connections that a destination may have, beside `dicom`.
 TYPES = (*_WEB, *_CLASSES)

@@ -24,6 +24,7 @@ from pacsifier_ops.base.errors import (
     PacsTimeout,
     PacsUnreachable,
 )
+from pacsifier_ops.base.quiet import quiet
 from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
 from pacsifier_ops.upload.nodes import STORES, ObjectStoreNode
 
@@ -44,6 +45,7 @@ class ObjectStore(FileStore):
 
     def connect(self, stack: ExitStack) -> None:
         """Make the file system; it connects by itself."""
+        quiet("s3fs", "fsspec", "aiobotocore", "botocore", "gcsfs", "adlfs", "azure", "urllib3")
         node = self._store
         package = STORES.get(node.scheme, "")
         try:
@@ -137,12 +139,12 @@ class ObjectStore(FileStore):
             for piece in content:
                 self.go_on()
                 stream.write(piece)
+            stream.close()
         except BaseException:
             with suppress(Exception):
                 stream.discard()  # parts that are there are removed
             stream.closed = True  # or its end would complete the object
             raise
-        stream.close()
 
     def verify(self, name: str, content: Reading) -> None:
         """Compare the checksum that the store tells with ours; read the object back where it tells none."""

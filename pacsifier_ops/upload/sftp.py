@@ -17,6 +17,7 @@ from pacsifier_ops.base.errors import (
     PacsTimeout,
     PacsUnreachable,
 )
+from pacsifier_ops.base.quiet import quiet
 from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
 from pacsifier_ops.upload.nodes import SftpNode
 
@@ -44,6 +45,7 @@ class Sftp(FileStore):
         """Log in, and see that the root is there."""
         import paramiko
 
+        quiet("paramiko")
         node = self._sftp_node
         client = paramiko.SSHClient()
         stack.callback(client.close)
@@ -83,6 +85,10 @@ class Sftp(FileStore):
                     "known_hosts that has it"
                 ) from error
             raise PacsUnreachable(f"{node.name}: no SSH connection ({type(error).__name__})") from error
+        except paramiko.SFTPError as error:
+            raise DestinationRefused(
+                f"{node.name}: the server speaks no SFTP at this login; a shell that greets with a text would do that"
+            ) from error
         except (OSError, EOFError) as error:
             raise PacsUnreachable(f"{node.name}: {node.host} does not answer at port {node.port}") from error
         with self._errors():
@@ -146,13 +152,15 @@ class Sftp(FileStore):
             folder = name.rpartition("/")[0]
             self._make(folder)
             unfinished = temporary(name)
+            with suppress(FileNotFoundError):
+                self._files.remove(self._path(unfinished))  # what a kill has left
             try:
                 with self._files.open(self._path(unfinished), "wx") as stream:
                     stream.set_pipelined(True)
                     for piece in content:
                         self.go_on()
                         stream.write(piece)
-                if self._files.stat(self._path(unfinished)).st_size != content.size:
+                if self._files.stat(self._path(unfinished)).st_size not in (None, content.size):  # some tell no size
                     raise Corrupted("its size differs")
                 self.verify(unfinished, content)
                 self._rename(unfinished, name)
@@ -212,7 +220,7 @@ class Sftp(FileStore):
             raise PacsTimeout(f"{name}: the server is silent for {self._sftp_node.answer_timeout:g} s") from error
         except PermissionError as error:
             raise DestinationRefused(f"{name}: the server gives no permission; check root and its rights") from error
-        except (paramiko.SSHException, EOFError, ConnectionError) as error:
+        except (paramiko.SSHException, paramiko.SFTPError, EOFError, ConnectionError) as error:
             raise AssociationAborted(f"{name}: the connection was lost ({type(error).__name__})") from error
         except OSError as error:
             if error.errno in (errno.ENOTCONN, errno.EBADF, errno.EPIPE) or "closed" in str(error).lower():

@@ -46,17 +46,23 @@ OTHER_THERE = "the destination holds another object of its SOP Instance UID"
 
 
 class Stow(WebDestination):
-    """A server of DICOMweb."""
+    """A server of DICOMweb.
+
+    Attributes:
+        scope: parameters of every request to store, to search, and to fetch.
+    """
 
     method = "stow"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._alone: set[str] = set()
+        self.scope: list[tuple[str, str]] = []
 
     def check(self) -> None:
         """Ask for a study that is nowhere."""
-        reply = self.ask("GET", "/studies", [("StudyInstanceUID", "2.25.0"), ("limit", "1")])
+        self.open()
+        reply = self.ask("GET", "/studies", [("StudyInstanceUID", "2.25.0"), ("limit", "1"), *self.scope])
         if reply.status not in (200, 204, 404):
             raise DestinationRefused(f"{self.node.name}: no DICOMweb at this URL ({reply.status}); check host")
 
@@ -106,7 +112,7 @@ class Stow(WebDestination):
             parts += [head, file_part(reading), b"\r\n"]
         parts.append(f"--{boundary}--\r\n".encode())
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        return self.ask("POST", "/studies", body=Streamed(parts), Content_Type=kind)
+        return self.ask("POST", "/studies", self.scope, Streamed(parts), Content_Type=kind)
 
     def _told(self, reply: Reply, uids: Sequence[str]) -> dict[str, Answer]:
         """Return what an answer says of each object (PS3.18 10.5.3)."""
@@ -166,7 +172,7 @@ class Stow(WebDestination):
         found: set[str] = set()
         while True:
             path = f"/studies/{series.study_uid}/series/{series.series_uid}/instances"
-            reply = self.ask("GET", path, [("limit", str(_PAGE)), ("offset", str(len(found)))])
+            reply = self.ask("GET", path, [("limit", str(_PAGE)), ("offset", str(len(found))), *self.scope])
             if reply.status in (204, 404):
                 return found
             if reply.status != 200:
@@ -189,7 +195,7 @@ class Stow(WebDestination):
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
         with storage_errors("the state root"), TemporaryDirectory(dir=settings.state_root()) as folder:
             target = Path(folder) / "object"
-            reply = self.ask("GET", path, accept=accept, target=target)
+            reply = self.ask("GET", path, self.scope, accept=accept, target=target)
             if reply.status != 200:
                 return False
             try:

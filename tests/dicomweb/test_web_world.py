@@ -70,7 +70,8 @@ class Result:
     @property
     def reasons(self) -> list[str]:
         assert self.account
-        return [one.reason for one in (*self.account.series, *self.account.rows) if one.reason]
+        found = [one.reason for one in self.account.series] + [one.reason for one in self.account.rows]
+        return [one for one in found if one]
 
 
 def node_of(web: FaultyWeb, **fields: Any) -> WebNode:

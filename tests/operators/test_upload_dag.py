@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,27 @@ def test_an_incomplete_run_fails_unless_that_was_accepted(airflow: Airflow, pacs
 def test_paths_outside_the_data_root_are_refused(airflow: Airflow, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(upload_directory="../pacs")[0] == "failed"
     assert "upload_directory: the path leads outside the data root" in capfd.readouterr().out
+
+
+def test_a_folder_elsewhere_gets_the_files_and_needs_the_rights(
+    airflow: Airflow, pacs: EmbeddedPacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = airflow_home.build(airflow.data / "tree")
+    share = tmp_path / "share"
+    share.mkdir()
+
+    def connect(**extra: Any) -> None:
+        connection = {"conn_type": "fs", "extra": {"path": str(share), **extra}}
+        monkeypatch.setenv("AIRFLOW_CONN_SHARE", json.dumps(connection))
+
+    connect(may_send="dag_test", may_identified="anna")
+    assert run(pacs="share")[0] == "failed" and not any(share.iterdir())
+    connect(may_send="dag_test", may_identified="dag_test")
+    state, states, returned = run(pacs="share")
+    assert (state, states["store"]) == ("success", ["success"] * 4)
+    assert returned["report"][0]["received"] == len(files)
+    there = {path.name: path.read_bytes() for path in share.rglob("*.dcm")}
+    assert there == {path.name: path.read_bytes() for path in files}
+    assert (share / "manifest.jsonl").exists() and not pacs.stored
+    connect(pth="misspelt")
+    assert run(pacs="share")[0] == "failed"

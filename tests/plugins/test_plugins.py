@@ -73,9 +73,10 @@ def test_the_provider_fits_airflows_schema(airflow: Airflow) -> None:
     from pacsifier_ops.hooks.channels import ChannelHook
     from pacsifier_ops.hooks.deid_api import DeidApiHook
     from pacsifier_ops.hooks.dicom import DicomHook
-    from pacsifier_ops.hooks.object_store import ObjectStoreHook
+    from pacsifier_ops.hooks.dicomweb import DicomWebHook
+    from pacsifier_ops.hooks.stores import KheopsHook, ObjectStoreHook, XnatHook
 
-    hooks: list[Any] = [DicomHook, DeidApiHook, ObjectStoreHook, ChannelHook]
+    hooks: list[Any] = [DicomHook, DicomWebHook, DeidApiHook, ObjectStoreHook, XnatHook, KheopsHook, ChannelHook]
     for connection, hook in zip(get_provider_info()["connection-types"], hooks, strict=True):
         assert {key: text for key, text in connection.items() if key not in ("conn-fields", "ui-field-behaviour")} == {
             "connection-type": hook.conn_type,

@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pacsifier_ops.dicomweb import transport
-from pacsifier_ops.upload.nodes import FtpsNode, KheopsNode, ObjectStoreNode, SftpNode, XnatNode
 from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 
 from pacsifier_ops.base.config import Node, WebNode
 from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.dicomweb import transport
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.upload import steps
+from pacsifier_ops.upload.nodes import FtpsNode, KheopsNode, ObjectStoreNode, SftpNode, XnatNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.certificates import Certificates, make
 from tests.support.embedded import series
@@ -483,7 +483,13 @@ def test_ftps(ftps: tuple[Ftps, Place]) -> None:
 
 def test_ftps_refuses(ftps: tuple[Ftps, Place], certificates: Certificates) -> None:
     _, place = ftps
-    for fields in ({"password": "wrong"}, {"login": "nobody"}, {"ca": str(certificates.other_ca)}, {"ca": ""}):
+    cases: list[dict[str, Any]] = [
+        {"password": "wrong"},
+        {"login": "nobody"},
+        {"ca": str(certificates.other_ca)},
+        {"ca": ""},
+    ]
+    for fields in cases:
         sent = place.send(**fields)
         assert not sent.complete, fields
     assert not place.held
@@ -531,8 +537,23 @@ def test_s3(store: S3, s3: Place) -> None:
 
 
 def test_s3_refuses(store: S3, s3: Place) -> None:
-    for fields in ({"root": "s3://no-such-bucket/x"}, {"endpoint_url": "http://127.0.0.1:1"}):
+    cases: list[dict[str, Any]] = [{"root": "s3://no-such-bucket/x"}, {"endpoint_url": "http://127.0.0.1:1"}]
+    for fields in cases:
         assert not s3.send(**fields).complete, fields
+
+
+@pytest.mark.parametrize("kind", ["web", "sftp", "ftps", "s3"])
+def test_no_value_in_a_log_of_any_level(
+    kind: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, folder: Path
+) -> None:
+    """Airflow's logging level may be DEBUG, and libraries write names of files and addresses then."""
+    if kind == "sftp":
+        place = sftp(request.getfixturevalue("sshd")(), caplog, folder)
+    else:
+        found = request.getfixturevalue(kind)
+        place = found[1] if kind == "ftps" else found
+    caplog.set_level(logging.DEBUG)
+    assert place.send().complete
 
 
 # Research archives, as fakes.
@@ -601,7 +622,8 @@ def test_xnat_honest(xnat: tuple[XnatFake, Place], faults: Faults, into: str) ->
 
 def test_xnat_refuses(xnat: tuple[XnatFake, Place]) -> None:
     _, place = xnat
-    for fields in ({"project": "NO"}, {"project": "CLOSED"}, {"password": "wrong"}):
+    cases: list[dict[str, Any]] = [{"project": "NO"}, {"project": "CLOSED"}, {"password": "wrong"}]
+    for fields in cases:
         sent = place.send(**fields)
         assert not sent.complete and (sent.error or sent.reasons), fields
     assert not place.held

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +166,19 @@ def test_what_is_there_already_counts_if_it_is_the_same(server: FaultyWeb, folde
     assert file and [uid for one in account.series for uid in one.missing_uids] == [file.sop_instance_uid]
 
 
+def test_an_answer_that_names_only_some_failures(
+    server: FaultyWeb, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that lists one of several failures (DICOMcloud issue 15): the others are no less missing."""
+    bad = sorted(sums(folder / "a"))[:3]
+    server.fail("stow.refuse", dict.fromkeys(bad, 0x0122))
+    real = stow._answers
+    monkeypatch.setattr(stow, "_answers", lambda reply: {u: a for u, a in real(reply).items() if u not in bad[1:]})
+    account = upload(node_of(server), folder)
+    assert account.verdict == INCOMPLETE
+    assert sorted(uid for one in account.series for uid in one.missing_uids) == bad
+
+
 def test_warnings_are_told(server: FaultyWeb, folder: Path) -> None:
     server.fail("stow.warn", 0xB000)
     account = upload(node_of(server), folder)
@@ -225,6 +242,57 @@ def test_a_file_that_changes_while_it_is_sent_is_not_stored(server: FaultyWeb, f
     assert account.verdict == INCOMPLETE and DIFFERS in reasons(account)
     file = inspect(path)
     assert file and held(server) == {uid: sha256 for uid, sha256 in before.items() if uid != file.sop_instance_uid}
+
+
+_SENDING = """
+import os, pickle, resource, signal, sys
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.upload import filestore, steps
+node, name, units, readings = pickle.loads(bytes.fromhex(sys.argv[1]))
+pieces = filestore.Reading.__iter__
+def counted(self):
+    global readings
+    readings -= 1
+    for piece in pieces(self):
+        if readings < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield piece
+filestore.Reading.__iter__ = counted
+with steps.Sending(Run.named(name), node) as sending:
+    for unit in units:
+        sending.unit(unit)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, end=" ")
+"""
+
+
+def sent_apart(node: WebNode, folder: Path, readings: int) -> subprocess.CompletedProcess[str]:
+    """Send in a process of its own, which is killed while it reads the file after so many."""
+    run = Run.fresh()
+    units = steps.prepare(run, UploadRequest(folder, folder.parent / "log"), node)
+    given = pickle.dumps((node, run.name, units, readings)).hex()
+    command = [sys.executable, "-c", _SENDING, given]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(server: FaultyWeb, folder: Path) -> None:
+    ended = sent_apart(node_of(server), folder, 4)  # the first series is whole, then comes the other
+    assert ended.returncode == -signal.SIGKILL
+    totals = upload(node_of(server), folder).totals()
+    assert (totals["present"], totals["received"]) == (4, 1)
+    assert held(server) == sums(folder)
+
+
+def test_memory_stays_flat_with_a_large_object(server: FaultyWeb, tmp_path: Path) -> None:
+    root = tmp_path / "large"
+    write(series("A"), root / "a")
+    (image,) = series("B")
+    image.PixelData = bytes(200 << 20)
+    write([image], root / "b")
+    ended = sent_apart(node_of(server), root, 100)
+    small, large = sorted(map(int, ended.stdout.split()))
+    assert ended.returncode == 0 and large - small < 64, "MiB more than for a small one"
+    assert held(server) == sums(root)
+    server.clear()
 
 
 @pytest.mark.peers
