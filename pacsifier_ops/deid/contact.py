@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pacsifier_ops.base.apart import Apart, serve
-from pacsifier_ops.extract.thumbnails import read_frame, shades
+from pacsifier_ops.extract.thumbnails import Levels, in_color, read_frame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,17 +126,14 @@ def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
     """Return shades in which different values look different."""
     import numpy as np
 
-    windowed = shades(pixels, head, frame)
-    if windowed.ndim == 3:
-        return windowed
-    values = pixels.astype(np.float64)
-    low, high = values.min(), values.max()
-    levels = ((values - low) * (65535 / max(high - low, 1e-9))).astype(np.uint16)
-    counts = np.bincount(levels.ravel(), minlength=65536)
-    ranks = ((np.cumsum(counts) - counts / 2) / levels.size)[levels]
+    pixels = in_color(pixels, head)
+    if pixels.ndim == 3:
+        return pixels
+    levels = Levels.of(pixels, head)
+    ranks = levels.ranks()
     if head.PhotometricInterpretation == "MONOCHROME1":
         ranks = 1 - ranks
-    return ((windowed + 255 * ranks) / 2).astype(np.uint8)
+    return ((levels.shaded(head, frame) + 255 * ranks) / 2).astype(np.uint8)[levels.place]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,14 +157,81 @@ def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
         pixels, head, frame: see `read_frame`.
     """
     import numpy as np
-    from pydicom.pixels import apply_modality_lut
 
     pixels = in_color(pixels, head)
     if pixels.ndim == 3:
         return pixels
-    values = apply_modality_lut(pixels, head).astype(np.float32)
-    shades = _shaded(values, *display_range(values, head, frame))
-    return ((1 - shades if head.PhotometricInterpretation == "MONOCHROME1" else shades) * 255).astype(np.uint8)
+    levels = Levels.of(pixels, head)
+    return levels.shaded(head, frame).astype(np.uint8)[levels.place]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The grey levels of a frame, each once: a frame has far fewer than pixels.
+
+    Attributes:
+        values: the levels after the modality LUT (PS3.3 C.11.1), in the order of the stored values.
+        counts: number of pixels of each level; 0 for some that do not occur.
+        place: for each pixel, the index of its level. `table[levels.place]` is a picture.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    place: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, head: Dataset) -> Levels:
+        """Return the levels of a grey frame, see `read_frame`."""
+        import numpy as np
+        from pydicom.pixels import apply_modality_lut
+
+        low, high = (pixels.min(), pixels.max()) if pixels.dtype.kind in "iu" else (0, 0)
+        if pixels.dtype.kind in "iu" and int(high) - int(low) < 2**16:
+            place = (pixels - low).astype(np.uint16)  # where it overflows, the lower 16 bits are right
+            counts = np.bincount(place.ravel())
+            stored = (np.arange(len(counts)) + int(low)).astype(pixels.dtype)
+        else:
+            stored, place, counts = np.unique(pixels, return_inverse=True, return_counts=True)
+        values = np.nan_to_num(apply_modality_lut(stored, head).astype(np.float32))
+        return cls(values, counts, place.reshape(pixels.shape))
+
+    def shaded(self, head: Dataset, frame: int) -> np.ndarray:
+        """Return the shade of each level on a display, from 0 (black) to 255."""
+        shades = _shaded(self.values, *self.display_range(head, frame))
+        return (1 - shades if head.PhotometricInterpretation == "MONOCHROME1" else shades) * 255
+
+    def ranks(self) -> np.ndarray:
+        """Return the share of pixels, from 0 to 1, whose stored values are below that of each level."""
+        import numpy as np
+
+        ranks: np.ndarray = (np.cumsum(self.counts) - self.counts / 2) / self.place.size
+        return ranks
+
+    def display_range(self, head: Dataset, frame: int) -> tuple[float, float]:
+        """Return the values that are shown as black and as white (of MONOCHROME1: as white and as black)."""
+        low = high = 0.0
+        for low, high in chain(_window(head, frame), self._ranges()):
+            if self._deviation(_shaded(self.values, low, high)) > 0.02:
+                break
+        return float(low), float(high)
+
+    def _ranges(self) -> Iterator[tuple[float, float]]:
+        """Yield the values with 1 % of the pixels below and above; then the least and the largest."""
+        import numpy as np
+
+        order = np.argsort(self.values, kind="stable")
+        below = np.cumsum(self.counts[order])
+        for shares in ((0.01, 0.99), (0.0, 1.0)):
+            places = (np.clip(np.ceil(share * below[-1]), 1, None) for share in shares)
+            low, high = (float(self.values[order[np.searchsorted(below, place)]]) for place in places)
+            yield low, high
+
+    def _deviation(self, shades: np.ndarray) -> float:
+        """Return the standard deviation of a quantity over the pixels."""
+        import numpy as np
+
+        mean = np.average(shades, weights=self.counts)
+        return float(np.sqrt(np.average((shades - mean) ** 2, weights=self.counts)))
 
 
 def in_color(pixels: np.ndarray, head: Dataset) -> np.ndarray:
@@ -176,23 +244,6 @@ def in_color(pixels: np.ndarray, head: Dataset) -> np.ndarray:
     if pixels.ndim == 3:
         return (pixels >> 8 if pixels.dtype.itemsize > 1 else pixels).astype(np.uint8)
     return pixels
-
-
-def display_range(values: np.ndarray, head: Dataset, frame: int) -> tuple[float, float]:
-    """Return the values that are shown as black and as white (of MONOCHROME1: as white and as black).
-
-    Args:
-        values: grey levels after the modality LUT (PS3.3 C.11.1).
-        head, frame: see `read_frame`.
-    """
-    import numpy as np
-
-    ranges = lambda: np.percentile(values, (1, 99)), lambda: (values.min(), values.max())  # taken where needed
-    low = high = 0.0
-    for low, high in chain(_window(head, frame), (limits() for limits in ranges)):
-        if _shaded(values, low, high).std() > 0.02:
-            break
-    return float(low), float(high)
 
 
 def _shaded(values: np.ndarray, low: float, high: float) -> np.ndarray:

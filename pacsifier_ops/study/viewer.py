@@ -21,7 +21,7 @@ from pacsifier_ops.base.apart import Apart, serve
 from pacsifier_ops.base.errors import InputError, PacsifierError, StorageError
 from pacsifier_ops.base.given import open_below
 from pacsifier_ops.deid.contact import image_in
-from pacsifier_ops.extract.thumbnails import display_range, in_color, read_frame
+from pacsifier_ops.extract.thumbnails import Levels, in_color, read_frame
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import RELEASED_FOLDER, folder_of, listing_of, released_of, stock_of
@@ -217,7 +217,7 @@ def _for_display(pixels: np.ndarray, head: Dataset, frame: int) -> bytes:
 
     The JSON has `rows`, `columns` and `type` of the values (of JavaScript's arrays), `samples` (3: red, green, blue),
     `slope` and `intercept` of grey levels (level = slope * value + intercept), `low` and `high` (see
-    `display_range`), `invert`, and `spacing`, the ratio of the heights and widths of pixels.
+    `Levels.display_range`), `invert`, and `spacing`, the ratio of the heights and widths of pixels.
     """
     import numpy as np
     from pydicom.pixels import apply_modality_lut
@@ -229,8 +229,8 @@ def _for_display(pixels: np.ndarray, head: Dataset, frame: int) -> bytes:
         step += 1
     pixels = pixels[::step, ::step]
     if pixels.ndim == 2:
+        told["low"], told["high"] = Levels.of(pixels, head).display_range(head, frame)
         levels = np.nan_to_num(apply_modality_lut(pixels, head).astype(np.float64))
-        told["low"], told["high"] = display_range(levels, head, frame)
         told["invert"] = head.PhotometricInterpretation == "MONOCHROME1"
         least, most = levels.min(), levels.max()
         if (levels == np.rint(levels)).all() and least >= -(2**15) and most < 2**15:
