@@ -29,7 +29,8 @@ from pacsifier_ops.runs.accounts import COMPLETE, ROW_EMPTY, RunAccount
 from tests.support.embedded import extract, series
 from tests.support.faulty_web import FaultyWeb
 from tests.support.peers import digest
-from tests.support.web_peers import OrthancWeb
+from tests.support.store_peers import need
+from tests.support.web_peers import OrthancWeb, missing_plugin
 
 # A client that hangs is to fail, and to show where.
 pytestmark = [pytest.mark.archive, pytest.mark.timeout(40)]
@@ -490,6 +491,7 @@ def test_two_at_once_are_never_more_than_allowed(world: World, tmp_path: Path) -
 @pytest.mark.peers
 def test_orthanc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What Orthanc's plugin gives, of the encodings that pydicom brings, is what Orthanc holds."""
+    need(missing_plugin())
     orthanc = OrthancWeb(tmp_path / "orthanc", user="reader", password=PASSWORD)
     names = ("CT_small.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "JPEG-lossy.dcm", "MR_small_implicit.dcm")
     sources = [Path(get_testdata_file(name)) for name in names]
@@ -500,7 +502,7 @@ def test_orthanc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         node = WebNode("vna", url=orthanc.url, login="reader", password=PASSWORD)
         for source in sources:
             held = dcmread(source)
-            # MR_small twice: the same object in two encodings, of which Orthanc keeps one.
+            # MR_small comes twice, in two encodings: Orthanc keeps one of them.
             out = tmp_path / source.stem
             result = run(node, out, {"PatientID": str(held.PatientID), "StudyInstanceUID": str(held.StudyInstanceUID)})
             assert result.complete, result.account and result.reasons

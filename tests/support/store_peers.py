@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+
 from pacsifier_ops.embedded.authority import Certificate
 from tests.support.peers import end_with_parent, free_port
 
@@ -340,3 +342,11 @@ def missing_sshd() -> str:
         if Sshd.find_program() and shutil.which("ssh-keygen")
         else ("sshd is missing: apt-get install openssh-server")
     )
+
+
+def need(missing: str) -> None:
+    """Skip a test where something is missing; let it fail where PACSIFIER_REQUIRE_PEERS=1 wants all of them."""
+    if missing and os.environ.get("PACSIFIER_REQUIRE_PEERS") == "1":
+        pytest.fail(missing)
+    elif missing:
+        pytest.skip(missing)

@@ -38,8 +38,8 @@ from tests.support.embedded import series
 from tests.support.faulty_web import FaultyWeb
 from tests.support.kheops_fake import KheopsFake
 from tests.support.peers import digest
-from tests.support.store_peers import S3, Ftps, Sshd, missing_sshd
-from tests.support.web_peers import OrthancWeb
+from tests.support.store_peers import S3, Ftps, Sshd, missing_sshd, need
+from tests.support.web_peers import OrthancWeb, missing_plugin
 from tests.support.xnat_fake import XnatFake
 
 # A sender that hangs is to fail, and to show where.
@@ -321,6 +321,7 @@ def test_stow_tokens_expire(web: Place, tmp_path: Path) -> None:
 
 @pytest.mark.peers
 def test_stow_to_orthanc(web: Place, tmp_path: Path) -> None:
+    need(missing_plugin())
     orthanc = OrthancWeb(tmp_path / "orthanc", user="writer", password=PASSWORD)
     try:
         orthanc.start()
@@ -352,8 +353,7 @@ def _dicom(contents: dict[str, bytes]) -> list[bytes]:
 
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Callable[..., Sshd]]:
-    if missing := missing_sshd():
-        pytest.skip(missing)
+    need(missing_sshd())
     with ExitStack() as stack:
 
         def start(**more: Any) -> Sshd:
