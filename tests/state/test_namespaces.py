@@ -1,7 +1,7 @@
 """Leases between pods: processes with PID, mount, network and host name namespaces of their own that share one folder.
 
-All have PID 1 and, unless a test says otherwise, one host name; the folder is mounted at one path in each of them. Pods of
-another machine have another boot id. Cases are from public reports on lock files in containers.
+All have PID 1 and, unless a test says otherwise, one host name; the folder is mounted at one path in each. Pods
+of another machine have another boot id. Cases are from public reports on lock files in containers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops.base.errors import LeaseLost
+from pacsifier_ops.base.errors import LeaseLost, ReceiverError
+from pacsifier_ops.cli import receiver
+from pacsifier_ops.dimse.receiver import INCOMING
 from pacsifier_ops.extract.receiving import announce, series_lease
 from pacsifier_ops.state import leases as module
 from pacsifier_ops.state.leases import LeaseBusy, Leases
@@ -165,7 +167,7 @@ def test_the_limit_holds_between_pods(shared: Path, pod: Start, what: str, limit
 
 @pytest.mark.parametrize("other_machine", [False, True], ids=["same-machine", "other-machine"])
 def test_a_live_pod_keeps_its_lease(shared: Path, pod: Start, other_machine: bool) -> None:
-    """PID 1 of one pod is not PID 1 of another, even where they have one host name: it is neither dead nor the asker's."""
+    """PID 1 of one pod is not PID 1 of another of the same host name: it is neither dead nor the asker's."""
     holder = pod(hold_in_pod, PACS, 60.0)
     told(shared, "holds")
     pod(ask_in_pod, "same", PACS, other_machine=other_machine).wait(60)
@@ -222,6 +224,24 @@ def test_one_receiver_for_an_ae_title_and_port(shared: Path, pod: Start) -> None
     assert first.wait(60) == 0
     pod(receive_in_pod, "third", host="receiver-b").wait(60)
     assert told(shared, "third") == "receives"
+
+
+def run_receiver(folder: Path, answer: str) -> None:
+    os.environ["PACSIFIER_STATE_ROOT"] = str(folder)
+    tell(folder, answer, receiver.main(["--aet", "PACSIFIER", "--port", "11113", "--spool", str(folder / "spool")]))
+
+
+def test_a_second_receiver_leaves_alone_what_the_first_is_receiving(shared: Path, pod: Start) -> None:
+    """The port is free in a pod of its own, so the port does not keep the second one from the spool."""
+    pod(run_receiver, "first", host="receiver-a")
+    leases = Leases(shared / "leases")
+    eventually(lambda: leases.count("receiver:PACSIFIER:11113"))
+    coming = shared / "spool" / INCOMING / "11113" / "coming"
+    coming.write_bytes(b"half an object")
+    pod(run_receiver, "second", host="receiver-b")
+    assert told(shared, "second") == ReceiverError.exit_code
+    assert coming.read_bytes() == b"half an object"
+    assert not (shared / "first").exists()
 
 
 def in_namespace(shared: Path, options: list[str], code: str) -> str:
