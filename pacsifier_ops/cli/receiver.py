@@ -130,8 +130,8 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
     leases = Leases(settings.state_root() / "leases")
     with ExitStack() as stack:
         try:
-            # Its start clears what comes in at this port. On another machine, or in another pod, the port is free: without
-            # this lease, a second receiver would clear what the first one is receiving.
+            # Its start clears what comes in at this port. On another machine, or in another pod, the port is free:
+            # without this lease, a second receiver would clear what the first one is receiving.
             place = stack.enter_context(leases.acquire(f"incoming {spool} {port}", wait=0))
             stack.enter_context(receiver)
             lease = stack.enter_context(announce(leases, aet, port, spool, arguments.tls))

@@ -41,8 +41,8 @@ from pacsifier_ops.state.turns import Place
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 #: Seconds between the creation of a slot file and its content; usually it takes microseconds.
 _TO_WRITE_OWNER = 2.0
-#: Where a PID and a start time mean the same process: machine (host name, boot), PID namespace, time namespace. Containers
-#: may share host names, and each has a PID 1.
+#: Where a PID and a start time mean the same process: machine (host name, boot), PID namespace, time namespace.
+#: Containers may share host names, and each has a PID 1.
 _PLACE = ("host", "boot", "pids", "times")
 #: Prefixes of the files of holders, and of those who wait.
 _SLOTS, _WAITS = "slot-", "wait-"
