@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import address_of, check_ae_title, plain_host, read_config
@@ -127,26 +128,30 @@ def run(arguments: argparse.Namespace, stop: threading.Event) -> None:
         tls=receiver_context("pacsifier-receiver", tls_of(arguments)) if arguments.tls else None,
     )
     leases = Leases(settings.state_root() / "leases")
-    with receiver:
+    with ExitStack() as stack:
         try:
-            lease = announce(leases, aet, port, spool, arguments.tls)
+            # Its start clears what comes in at this port. On another machine, or in another pod, the port is free:
+            # without this lease, a second receiver would clear what the first one is receiving.
+            place = stack.enter_context(leases.acquire(f"incoming {spool} {port}", wait=0))
+            stack.enter_context(receiver)
+            lease = stack.enter_context(announce(leases, aet, port, spool, arguments.tls))
         except LeaseBusy as error:
             raise ReceiverError(f"a receiver {aet} at port {port} runs already; stop it first") from error
-        with lease:
-            where = address_of(host, port) if host else f"port {port} of all addresses"
-            print(f"pacsifier-receiver ready: {aet} at {where}, spool {spool}", flush=True)
-            while not stop.wait(_JANITOR_SECONDS):
-                lease.check()
-                moved = 0
-                try:
-                    moved = quarantine_unasked(spool, spool / QUARANTINE, arguments.quarantine_hours * 3600)
-                except OSError as error:  # the receiver must go on for the PACS
-                    _say(f"the quarantine cannot be written ({error.strerror})")
-                if moved:
-                    _say(f"{moved} uncollected series moved to .quarantine")
-                refused, receiver.error = receiver.error, None
-                if refused is not None:
-                    _say(f"objects were refused: {getattr(refused, 'strerror', None) or type(refused).__name__}")
+        where = address_of(host, port) if host else f"port {port} of all addresses"
+        print(f"pacsifier-receiver ready: {aet} at {where}, spool {spool}", flush=True)
+        while not stop.wait(_JANITOR_SECONDS):
+            place.check()
+            lease.check()
+            moved = 0
+            try:
+                moved = quarantine_unasked(spool, spool / QUARANTINE, arguments.quarantine_hours * 3600)
+            except OSError as error:  # the receiver must go on for the PACS
+                _say(f"the quarantine cannot be written ({error.strerror})")
+            if moved:
+                _say(f"{moved} uncollected series moved to .quarantine")
+            refused, receiver.error = receiver.error, None
+            if refused is not None:
+                _say(f"objects were refused: {getattr(refused, 'strerror', None) or type(refused).__name__}")
 
 
 def _say(text: str) -> None:

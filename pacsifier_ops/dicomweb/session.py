@@ -166,7 +166,7 @@ class WebSession:
                 return answer
             new = {which: match for match in page.found if (which := repr(match)) not in seen}
             repeated = passed > 0 and len(new) < len(set(map(repr, page.found)))
-            passed, total, more = passed + len(page.found), max(total, page.total), page.more or (more and bool(offset))
+            passed, total = passed + len(page.found), max(total, page.total)
             seen |= new.keys()
             for match in new.values():
                 try:
@@ -177,11 +177,12 @@ class WebSession:
                 return answer
             if repeated:
                 # The order changed between two pages; or the archive does not know `offset`, and says if it has more.
-                cut = total != len(seen) if total else bool(new) or more or len(page.found) >= PAGE
+                cut = total != len(seen) if total else bool(new) or more or page.more or len(page.found) >= PAGE
                 break
             if not new:
-                cut = total > passed
+                cut = total > passed or more
                 break
+            more = page.more
         answer.status = _CUT_OFF if cut else _SUCCESS
         return answer
 
@@ -196,7 +197,8 @@ class WebSession:
                     self._refuse_foreign(answer)
                 return _Page([], _CUT_OFF if answer.status_code in _TOO_MUCH else _NOT_UNDERSTOOD)
             total = answer.headers.get("X-Total-Count", "")
-            more = answer.headers.get("Warning", "").lstrip().startswith("299")
+            warning = answer.headers.get("Warning", "").lower()
+            more = warning.lstrip().startswith("299") and "additional results" in warning
             body = self._transport.whole(answer)
             self._refuse_web_page(answer, body)
         try:

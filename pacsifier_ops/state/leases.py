@@ -41,6 +41,9 @@ from pacsifier_ops.state.turns import Place
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 #: Seconds between the creation of a slot file and its content; usually it takes microseconds.
 _TO_WRITE_OWNER = 2.0
+#: Where a PID and a start time mean the same process: machine (host name, boot), PID namespace, time namespace.
+#: Containers may share host names, and each has a PID 1.
+_PLACE = ("host", "boot", "pids", "times")
 #: Prefixes of the files of holders, and of those who wait.
 _SLOTS, _WAITS = "slot-", "wait-"
 #: Part of the time to live of a lease after which somebody who waits and does not look is passed over.
@@ -343,7 +346,7 @@ class Leases:
             return True
         owner = record.get("owner")
         me = _identity(os.getpid())
-        if not owner or not me["boot"] or any(owner.get(key) != me[key] for key in ("host", "boot", "pids")):
+        if not owner or not me["boot"] or any(owner.get(key) != me[key] for key in _PLACE):
             return False
         return not _running(owner["pid"], owner["started"])
 
@@ -576,14 +579,17 @@ def _remove_if_empty(folder: Path) -> None:
 
 @functools.cache
 def _identity(pid: int) -> dict[str, Any]:
-    """Return the identity of a process: machine (host name, boot), PID namespace, process (PID, start time)."""
+    """Return the identity of a process: where it runs (`_PLACE`), its PID, its start time."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         pids = os.readlink("/proc/self/ns/pid")
-        started = _started(pid)
+        times = os.readlink("/proc/self/ns/time") if os.path.lexists("/proc/self/ns/time") else ""
+        # A sandbox may show the /proc of another PID namespace, where our number is another process, or none.
+        started = _started(pid) if os.readlink("/proc/self") == str(pid) else ""
+        boot = boot if started else ""
     except OSError:  # no /proc: dead holders of this machine are then found by their heartbeat, like those of others
-        boot, pids, started = "", "", ""
-    return {"host": socket.gethostname(), "boot": boot, "pids": pids, "pid": pid, "started": started}
+        boot, pids, times, started = "", "", "", ""
+    return {"host": socket.gethostname(), "boot": boot, "pids": pids, "times": times, "pid": pid, "started": started}
 
 
 def _started(pid: int) -> str:

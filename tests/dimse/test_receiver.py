@@ -421,7 +421,7 @@ def test_the_command_runs_until_it_is_told_to_stop(
     )
     second = [sys.executable, "-m", command.__name__, "-c", str(config), "--spool", str(spool)]
     assert subprocess.run(second, timeout=60).returncode == 1
-    assert f"RX cannot listen at port {port}" in capfd.readouterr().err
+    assert f"a receiver RX at port {port} runs already" in capfd.readouterr().err
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert announced(leases, "RX", port) is None
