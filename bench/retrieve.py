@@ -76,7 +76,8 @@ def published(server: Orthanc, patient: str) -> Tool:
     return retrieve
 
 
-def _instances(folder: Path) -> list[str]:
+def instances(folder: Path) -> list[str]:
+    """Return the SOP Instance UIDs of the DICOM files of a folder, sorted."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".csv", ".parquet"))
     return sorted(
         str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in found if is_dicom(path)
@@ -100,7 +101,7 @@ def _work(server: Orthanc, title: str, method: str, cohort: Cohort, files: list[
         f"C-{method.upper()}, {cohort.name}, {title}",
         cohort.size,
         tools,
-        lambda folder, _: _instances(folder / "out") == expected,
+        lambda folder, _: instances(folder / "out") == expected,
         once=frozenset({PUBLISHED}),
     )
 

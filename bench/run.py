@@ -16,11 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench import deid, dicomdir, retrieve, upload  # noqa: E402
+from bench import deid, dicomdir, retrieve, upload, web  # noqa: E402
 from bench.timing import OUT, Runs, Work, compare, machine, table  # noqa: E402
 from tests.support.peers import missing_programs  # noqa: E402
 
-PARTS = {"retrieve": retrieve, "upload": upload, "deid": deid, "dicomdir": dicomdir}
+PARTS = {"retrieve": retrieve, "web": web, "upload": upload, "deid": deid, "dicomdir": dicomdir}
 
 
 def main() -> int:

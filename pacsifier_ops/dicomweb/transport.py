@@ -26,6 +26,7 @@ from pacsifier_ops.base.errors import (
     TlsFailed,
 )
 from pacsifier_ops.base.quiet import quiet
+from pacsifier_ops.base.start import allow
 from pacsifier_ops.base.waiting import pause
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Transport:
 
     def __init__(self, node: WebNode, cancelled: Callable[[], bool] = lambda: False) -> None:
         self._node, self._cancelled = node, cancelled
+        allow("requests")
         self._http: requests.Session | None = None
         self._token, self._token_ends = "", 0.0
 

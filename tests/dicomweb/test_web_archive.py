@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.extract.test_extract_peers import ROWS
 from tests.support import cohort
-from tests.support.command import extract, files, write_table
+from tests.support.command import extract, files, finish, start, write_table
 from tests.support.web_peers import OrthancWeb
 
 pytestmark = pytest.mark.peers
@@ -46,3 +47,12 @@ def test_the_same_comes_by_dicomweb_as_by_dimse(orthanc: OrthancWeb, config: Pat
     before = {path: path.stat().st_ctime_ns for path in files(by_web.out).values()}
     assert extract(config, table, tmp_path / "web").code == by_web.code
     assert {path: path.stat().st_ctime_ns for path in files(by_web.out).values()} == before
+
+
+def test_the_command_in_a_process_of_its_own(orthanc: OrthancWeb, config: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.csv", [{"PatientID": "123421"}])
+    ended = finish(start(config, table, tmp_path / "out", "--save"), tmp_path / "out")
+    assert ended.code == 0, ended.said
+    assert files(ended.out) and orthanc.password not in ended.said
+    state = Path(os.environ["PACSIFIER_STATE_ROOT"])
+    assert not [path for path in state.rglob("*") if path.is_file() and orthanc.password.encode() in path.read_bytes()]
