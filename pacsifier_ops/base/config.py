@@ -322,6 +322,10 @@ class WebNode(Archive):
             raise ConfigError(f"{self.name}: token_url needs the login and the password of the OAuth 2 client")
         if self.login and not self.password:
             raise ConfigError(f"{self.name}: the login has no password")
+        if not self.login and not all("!" <= c <= "~" for c in self.password):
+            raise ConfigError(
+                f"{self.name}: the password is no token, which has neither blanks nor letters beyond ASCII"
+            )
         if bool(self.tls_key) and not self.tls_certificate:
             raise ConfigError(f"{self.name}: tls_key needs tls_certificate")
         super().__post_init__()
@@ -339,7 +343,8 @@ class WebNode(Archive):
             parts.port  # noqa: B018 - raises where it is none
         except ValueError:
             parts, host = urlsplit(""), ""
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        is_one_word = given.isprintable() and not any(c.isspace() for c in given)
+        if parts.scheme not in ("http", "https") or not (host and is_one_word) or parts.query or parts.fragment:
             raise ConfigError(f"{self.name}: {label} is not an address such as https://pacs.example/dicom-web")
         if parts.username is not None or parts.password is not None:
             raise ConfigError(f"{self.name}: {label} holds a login; give it in the fields login and password")
@@ -522,7 +527,8 @@ def read_archive(path: Path) -> ArchiveNode:
     if not isinstance(found, dict) or "url" not in found:
         return read_config(path)
     config = read_keys(path, ("url",), ("login", "password", *WEB_FIELDS))
-    return WebNode(path.stem, **extra_values(path.name, config, WebNode, ("url", "login", "password", *WEB_FIELDS)))
+    values = extra_values(path.name, config, WebNode, ("url", "login", "password", *WEB_FIELDS))
+    return WebNode(path.stem, **{"url": "", **values})
 
 
 def read_config(path: Path) -> PacsNode:

@@ -31,6 +31,7 @@ from pacsifier_ops.base.waiting import pause
 
 if TYPE_CHECKING:
     import requests
+    from requests.auth import HTTPBasicAuth
 
 #: Longest wait in seconds that an archive may ask for before we try again (Retry-After, RFC 9110 10.2.3).
 LONGEST_WAIT = 120.0
@@ -166,7 +167,7 @@ class Transport:
                 url,
                 headers={"Accept": accept, **self._login(), **(headers or {})},
                 data=None if body is None else _Pieces(body(), self._go_on),
-                auth=_NoNetrc() if not node.login or node.token_url else (node.login, node.password),
+                auth=_NoNetrc() if not node.login or node.token_url else _account(node),
                 allow_redirects=False,
                 stream=True,
                 timeout=(node.connect_timeout, node.answer_timeout),
@@ -204,7 +205,7 @@ class Transport:
         answer = self._session().post(
             node.token_url,
             data=asked,
-            auth=(node.login, node.password),
+            auth=_account(node),
             headers={"Accept": "application/json"},
             timeout=(node.connect_timeout, node.answer_timeout),
             allow_redirects=False,
@@ -295,6 +296,13 @@ class _NoNetrc:
 
     def __call__(self, request: Any) -> Any:
         return request
+
+
+def _account(node: WebNode) -> HTTPBasicAuth:
+    """Return login and password of HTTP Basic. `requests` would encode text in Latin-1, which servers rarely expect."""
+    from requests.auth import HTTPBasicAuth
+
+    return HTTPBasicAuth(node.login.encode(), node.password.encode())
 
 
 def _was_connected(error: Exception) -> bool:

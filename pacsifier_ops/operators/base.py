@@ -494,9 +494,14 @@ def destination_of(params: Mapping[str, Any]) -> PacsNode | None:
     Raises:
         ConfigError: names what is wrong with it.
     """
-    from pacsifier_ops.hooks.dicom import DicomHook
-
-    return DicomHook(params["destination"]).get_conn() if params.get("destination") else None
+    if not params.get("destination"):
+        return None
+    node = connected(params["destination"])
+    if not isinstance(node, PacsNode):
+        raise ConfigError(
+            f"{node.name}: speaks DICOMweb, and images are moved to DICOM nodes only; save and upload them"
+        )
+    return node
 
 
 def connected(name: str) -> ArchiveNode:

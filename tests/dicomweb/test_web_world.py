@@ -448,6 +448,16 @@ def test_a_wrong_password(world: World) -> None:
     assert world.web.count() <= 4, "a login that is refused is not tried again and again: accounts are locked for it"
 
 
+def test_a_login_beyond_ascii(world: World, tmp_path: Path) -> None:
+    """Servers read UTF-8 (RFC 7617 2.1). Latin-1 has not all letters, and that error would hold the password."""
+    with FaultyWeb(tmp_path / "web", user="Jörg", password="geheim-ä€") as web:
+        web.load(world.web.held.values())
+        result = run(node_of(web), world.out)
+    world.secrets += ["geheim"]
+    world.check(result)
+    assert result.complete
+
+
 def test_tokens_expire(world: World, tmp_path: Path) -> None:
     """OAuth 2: a token is good for two requests, and a new one is asked for in time."""
     client = ("pacsifier", "client-s3cret")

@@ -16,7 +16,13 @@ import pytest
 from pydicom.uid import RLELossless
 
 from pacsifier_ops.base.config import WebNode
-from pacsifier_ops.base.errors import AssociationRejected, DestinationRefused, OutOfResources, PacsUnreachable
+from pacsifier_ops.base.errors import (
+    AssociationRejected,
+    DestinationRefused,
+    OutOfResources,
+    PacsError,
+    PacsUnreachable,
+)
 from pacsifier_ops.dicom.files import inspect
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount
@@ -204,7 +210,7 @@ def test_refusals_of_the_whole_server_are_named(server: FaultyWeb, folder: Path)
     with pytest.raises(PacsUnreachable, match="cannot be reached"):
         upload(replace(node_of(server), url="http://127.0.0.1:1/x"), folder)
     server.fail("any.redirect", "http://127.0.0.1:1/elsewhere")
-    with pytest.raises(PacsUnreachable):
+    with pytest.raises(PacsError, match="redirects to another place"):
         upload(node_of(server), folder)
 
 
