@@ -29,6 +29,12 @@ def start_light(arrays: bool = False) -> None:
     atexit.register(gc.freeze)
 
 
+def load_after_all(name: str) -> None:
+    """Let this process import a library that `start_light` keeps out, since it turned out to be used."""
+    if sys.modules.get(name, sys) is None:
+        del sys.modules[name]
+
+
 def decoding(module: str) -> list[str]:
     """Return the command that runs a module which decodes pixels as a process of its own."""
     return [sys.executable, "-m", __name__, module]

@@ -26,6 +26,7 @@ from pacsifier_ops.base.errors import (
     TlsFailed,
 )
 from pacsifier_ops.base.quiet import quiet
+from pacsifier_ops.base.start import load_after_all
 from pacsifier_ops.base.waiting import pause
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Transport:
         self._node, self._cancelled = node, cancelled
         self._http: requests.Session | None = None
         self._token, self._token_ends = "", 0.0
+        load_after_all("requests")  # the command `pacsifier` keeps it out, for PACS do without
 
     def close(self) -> None:
         """Close the connections."""
