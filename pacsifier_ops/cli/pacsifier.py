@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, read_archive, read_config, with_overrides
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, read_archive, read_config, with_overrides
 from pacsifier_ops.base.errors import ConfigError, PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.start import start_light
@@ -114,11 +114,18 @@ def _usage_error(args: argparse.Namespace) -> str:
 
 
 def _archive(args: argparse.Namespace, config: Path) -> ArchiveNode:
-    """Return the archive of a configuration. What a flag says of DIMSE and TLS does not apply to a web archive."""
+    """Return the archive of a configuration, with what the flags say.
+
+    Raises:
+        ConfigError: a flag does not apply to it.
+    """
     archive = read_archive(config)
-    if isinstance(archive, WebNode):
-        return with_overrides(archive, connect_timeout=args.connect_timeout)
-    return _node(args, archive)
+    if isinstance(archive, PacsNode):
+        return _node(args, archive)
+    tls = tls_of(args, check_host=True)
+    files = {"tls_ca": tls.ca, "tls_certificate": tls.certificate, "tls_key": tls.key}
+    times = {name: getattr(args, name) for name in _TIMES}
+    return with_overrides(archive, **times, **{name: path for name, path in files.items() if path})
 
 
 def _pacs(archive: ArchiveNode, flag: str) -> PacsNode:

@@ -8,7 +8,11 @@ UID or a patient's identifier; the client comes to an end.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -496,6 +500,19 @@ def test_two_at_once_are_never_more_than_allowed(world: World, tmp_path: Path) -
         thread.join(80)
     assert len(results) == 3 and all(one.complete for one in results)
     assert world.web.peak == 1
+
+
+def test_the_command(world: World, tmp_path: Path) -> None:
+    """The command as a process of its own, which loads as little as it can: a web archive needs more than a PACS."""
+    config, table, out = tmp_path / "vna.json", tmp_path / "queries.csv", tmp_path / "out"
+    config.write_text(json.dumps({"url": world.web.url, "login": world.web.user, "password": PASSWORD}))
+    table.write_text(f"PatientID\n{PATIENT}\n")
+    command = [sys.executable, "-c", "import sys; from pacsifier_ops.cli.pacsifier import main; sys.exit(main())"]
+    command += ["--config", str(config), "--queryfile", str(table), "--out_directory", str(out), "--save"]
+    environment = os.environ | {"PACSIFIER_STATE_ROOT": str(tmp_path / "state")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(out.glob("sub-*/ses-*/*/*.dcm"))
 
 
 @pytest.mark.peers
