@@ -57,6 +57,7 @@ def holds(folder: Path, word: str) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and word.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_the_password_stays_in_the_connection(
     airflow: Airflow, files: list[Path], state_root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
