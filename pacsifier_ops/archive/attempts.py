@@ -24,51 +24,29 @@ ArchiveSession: TypeAlias = "Session | WebSession"
 T = TypeVar("T")
 
 
-def open_session(
-    node: PacsNode,
-    leases: Leases,
-    incoming: Path | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda size: None,
-    before_waiting: Callable[[], object] = lambda: None,
-    wait: float | None = None,
-    before_transfer: Callable[[], None] = lambda: None,
-    place: Callable[[], Place] = Place,
-) -> Session:
-    """Open a session with the PACS within the limit on its associations, across all processes.
-
-    Where none is free, those who ask stand in line, see `turns`.
-
-    Args:
-        node: the PACS.
-        leases: leases that enforce the limit.
-        incoming, cancelled, progress, before_transfer: see `Session`.
-        before_waiting: called where no slot is free at once. The caller must then release whatever others wait for.
-        wait: maximum number of seconds to wait for a slot; None: no limit.
-        place: returns the place in line; by itself that of a run that has done nothing yet.
-    """
-
-    slot = slot_of(node, leases, cancelled, before_waiting, wait, place)
-    return Session(node, slot, incoming, cancelled, progress, before_transfer)
-
-
 def open_archive(
     node: ArchiveNode,
     leases: Leases,
     incoming: Path | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda size: None,
-    before_waiting: Callable[[], object] = lambda: None,
     wait: float | None = None,
     before_transfer: Callable[[], None] = lambda: None,
     place: Callable[[], Place] = Place,
 ) -> ArchiveSession:
-    """Open a session with an archive, whatever it speaks; for the arguments see `open_session`."""
+    """Open a session with an archive, whatever it speaks, within the limit on its associations, see `slot_of`.
+
+    Args:
+        node: the archive.
+        leases: leases that enforce the limit.
+        incoming, cancelled, progress, before_transfer: see `Session`.
+        wait, place: see `slot_of`.
+    """
+    slot = slot_of(node, leases, cancelled, wait=wait, place=place)
     if isinstance(node, PacsNode):
-        return open_session(node, leases, incoming, cancelled, progress, before_waiting, wait, before_transfer, place)
+        return Session(node, slot, incoming, cancelled, progress, before_transfer)
     from pacsifier_ops.dicomweb.session import WebSession
 
-    slot = slot_of(node, leases, cancelled, before_waiting, wait, place)
     return WebSession(node, slot, incoming, cancelled, progress, before_transfer)
 
 
@@ -80,7 +58,18 @@ def slot_of(
     wait: float | None = None,
     place: Callable[[], Place] = Place,
 ) -> Callable[[], Lease]:
-    """Return a function that acquires a slot of a node, for the arguments see `open_session`."""
+    """Return a function that acquires a slot of a node: one of its associations, across all processes.
+
+    Where none is free, those who ask stand in line, see `turns`.
+
+    Args:
+        node: the node.
+        leases: leases that enforce the limit.
+        cancelled: called while it waits; True ends that.
+        before_waiting: called where no slot is free at once. The caller must then release whatever others wait for.
+        wait: maximum number of seconds to wait for a slot; None: no limit.
+        place: returns the place in line; by itself that of a run that has done nothing yet.
+    """
 
     def slot() -> Lease:
         name, limit, where = node.slots, node.max_associations, place()
@@ -204,7 +193,7 @@ class AtPlace:
 
 
 class AtNode(AtPlace):
-    """Work at a PACS, see `AtPlace`.
+    """Work at an archive, see `AtPlace`.
 
     Attributes:
         session: set by `use_session`.

@@ -10,7 +10,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from pacsifier_ops.archive.attempts import open_archive, open_session
+from pacsifier_ops.archive.attempts import open_archive, slot_of
 from pacsifier_ops.base.config import PacsNode, WebNode
 from pacsifier_ops.base.errors import AssociationBusy, PacsError, Unsupported
 from pacsifier_ops.dimse.session import Session, query
@@ -44,7 +44,7 @@ def check(node: PacsNode) -> str:
         reason = f"runs hold all {node.max_associations} associations that we may have there; try again later"
         raise AssociationBusy(f"{node.name}: {reason}")
 
-    with open_session(node, shared(), before_waiting=busy) as session:
+    with Session(node, slot_of(node, shared(), before_waiting=busy)) as session:
         session.echo()
         return _described(node, session)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from pacsifier_ops.base import settings
@@ -57,57 +57,19 @@ class Tls:
     check_host: bool = True
 
 
-class Node(Protocol):
-    """What every place has that images come from or go to, whatever it speaks. For the attributes see `PacsNode`.
-
-    Attributes:
-        key: what tells one place from another; records of deliveries go by it.
-        slots: name of the leases that limit how many of our tasks work there at once, `max_associations` of them.
-        retrieval_window: times at which images may be transferred.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def slots(self) -> str: ...
-    @property
-    def max_associations(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def batch_wait_time(self) -> float: ...
-    @property
-    def retry_wait(self) -> float: ...
-    @property
-    def retrieval_window(self) -> Window: ...
-
-
 @dataclass(frozen=True)
-class Archive:
-    """What all archives have that we search and fetch from, whatever they speak. Times in seconds.
+class Node:
+    """What every place has that images come from or go to, whatever it speaks. Times in seconds.
 
     Attributes:
         name: name for people: the connection id, or the configuration's file name.
-        max_associations: maximum number of our associations (requests to a web archive) at once, over all processes.
-        max_series: a larger cohort is not retrieved without an approval; 0: the limit of the settings.
-        max_images, max_gigabytes, max_hours: the same for the estimated size (see extract.size); 0: no limit.
-        max_share: the same, in percent of the archive's images; 0: no limit.
-        archive_images: approximate number of images in the archive; 0: unknown.
-        result_limit: number of matches at which this archive truncates a query; 0: never.
-        letters: `kept` or `lost`: whether its responses contain all letters of a name; empty: each run finds out.
+        max_associations: maximum number of our associations (requests, tasks) there at once, over all processes.
         batch_size, batch_wait_time: after this number of series, no process starts another for this time; 0: no pacing.
         window: times of day at which images may be transferred, such as 20:00-06:00, several separated by commas.
         window_weekends: Saturdays and Sundays are open all day, where there is a window.
         timezone: IANA name of the zone of these times.
-        accept_patient_id_of: `archive`: an object whose PatientID or issuer differs from the archive's response for its
-            series is assigned to the patient of that response; empty: it is not used.
         connect_timeout: for the TCP connection.
         retry_wait: time before a call is repeated after an error that may be temporary; doubles each time.
-        recall_wait: time during which a series that the archive recalls from slow storage is tried again; 0: not at
-            all.
-        tls_ca, tls_certificate, tls_key: see `Tls`.
         may_take, may_send, may_identified, may_urgent: who may do so with this node in Airflow, see `rights`; empty:
             the settings say.
     """
@@ -115,6 +77,90 @@ class Archive:
     name: str
     _: KW_ONLY
     max_associations: int = 4
+    batch_size: int = 0
+    batch_wait_time: float = 0.0
+    window: str = ""
+    window_weekends: bool = False
+    timezone: str = ""
+    connect_timeout: float = 10.0
+    retry_wait: float = 1.0
+    may_take: str = ""
+    may_send: str = ""
+    may_identified: str = ""
+    may_urgent: str = ""
+
+    def __post_init__(self) -> None:
+        if self.max_associations < 1:
+            raise ConfigError(f"{self.where}: max_associations is below 1")
+        for label in self._may_be_off:
+            if not 0 <= getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.where}: {label} is negative or no number; 0 switches it off")
+        for label in self._timeouts:
+            if not 0 < getattr(self, label) < math.inf:
+                raise ConfigError(f"{self.where}: {label} is not a number of seconds above 0")
+        for right in RIGHTS:
+            statement_of(self, right)
+        check_sizes(self, self.where)
+        try:
+            Window.parse(self.window, zone=zone_of(self.timezone))
+        except ConfigError as error:
+            raise ConfigError(f"{self.where}: {error}") from None
+
+    @property
+    def where(self) -> str:
+        """What errors call the place of the settings."""
+        return self.name
+
+    @property
+    def _may_be_off(self) -> Sequence[str]:
+        """Names of the fields that 0 switches off."""
+        return ("batch_size", "batch_wait_time", "retry_wait")
+
+    @property
+    def _timeouts(self) -> Sequence[str]:
+        """Names of the fields that are times of silence."""
+        return ("connect_timeout",)
+
+    @property
+    def key(self) -> str:
+        """What tells one place from another; limits and records of deliveries go by it."""
+        raise NotImplementedError
+
+    @property
+    def slots(self) -> str:
+        """Name of the leases that limit how many of us work there at once, `max_associations` of them."""
+        return f"pacs:{self.key}"
+
+    @property
+    def retrieval_window(self) -> Window:
+        """Times at which images may be transferred; the settings apply where the node has none.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        zone = zone_of(self.timezone) or settings.timezone()
+        return Window.parse(self.window or settings.window(), self.window_weekends, zone)
+
+
+@dataclass(frozen=True)
+class Archive(Node):
+    """What all archives have that we search and fetch from, whatever they speak. Times in seconds.
+
+    Attributes:
+        max_series: a larger cohort is not retrieved without an approval; 0: the limit of the settings.
+        max_images, max_gigabytes, max_hours: the same for the estimated size (see extract.size); 0: no limit.
+        max_share: the same, in percent of the archive's images; 0: no limit.
+        archive_images: approximate number of images in the archive; 0: unknown.
+        result_limit: number of matches at which this archive truncates a query; 0: never.
+        letters: `kept` or `lost`: whether its responses contain all letters of a name; empty: each run finds out.
+        accept_patient_id_of: `archive`: an object whose PatientID or issuer differs from the archive's response for its
+            series is assigned to the patient of that response; empty: it is not used.
+        recall_wait: time during which a series that the archive recalls from slow storage is tried again; 0: not at
+            all.
+        tls_ca, tls_certificate, tls_key: see `Tls`.
+    """
+
+    _: KW_ONLY
     max_series: int = 0
     max_images: int = 0
     max_gigabytes: float = 0.0
@@ -123,22 +169,11 @@ class Archive:
     archive_images: int = 0
     result_limit: int = 0
     letters: str = ""
-    batch_size: int = 0
-    batch_wait_time: float = 0.0
-    window: str = ""
-    window_weekends: bool = False
-    timezone: str = ""
     accept_patient_id_of: str = ""
-    connect_timeout: float = 10.0
-    retry_wait: float = 1.0
     recall_wait: float = 3600.0
     tls_ca: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
-    may_take: str = ""
-    may_send: str = ""
-    may_identified: str = ""
-    may_urgent: str = ""
 
     def __post_init__(self) -> None:
         if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
@@ -147,8 +182,6 @@ class Archive:
             raise ConfigError(
                 f"{self.name}: letters is neither {LETTERS_KEPT} nor {LETTERS_LOST}; leave it empty otherwise"
             )
-        if self.max_associations < 1:
-            raise ConfigError(f"{self.name}: max_associations is below 1")
         if self.max_series < 0:
             raise ConfigError(f"{self.name}: max_series is negative; 0 leaves it to the settings")
         for label in ("max_images", "max_gigabytes", "max_hours", "max_share", "archive_images"):
@@ -158,34 +191,11 @@ class Archive:
             raise ConfigError(f"{self.name}: max_share is above 100 percent")
         if self.max_share and not self.archive_images:
             raise ConfigError(f"{self.name}: max_share is a percentage of archive_images; give archive_images as well")
-        for label in ("result_limit", "batch_size", "batch_wait_time", "retry_wait", "recall_wait"):
-            if not 0 <= getattr(self, label) < math.inf:
-                raise ConfigError(f"{self.name}: {label} is negative or no number; 0 switches it off")
-        for label in self._timeouts:
-            if not 0 < getattr(self, label) < math.inf:
-                raise ConfigError(f"{self.name}: {label} is not a number of seconds above 0")
-        for right in RIGHTS:
-            statement_of(self, right)
-        check_sizes(self, self.name)
-        try:
-            Window.parse(self.window, zone=zone_of(self.timezone))
-        except ConfigError as error:
-            raise ConfigError(f"{self.name}: {error}") from None
+        super().__post_init__()
 
     @property
-    def _timeouts(self) -> Sequence[str]:
-        """Names of the fields that are times of silence."""
-        return ("connect_timeout",)
-
-    @property
-    def key(self) -> str:
-        """Key of the limit on associations; it tells the archives apart."""
-        raise NotImplementedError
-
-    @property
-    def slots(self) -> str:
-        """Name of the leases that enforce the limit on associations."""
-        return f"pacs:{self.key}"
+    def _may_be_off(self) -> Sequence[str]:
+        return (*super()._may_be_off, "result_limit", "recall_wait")
 
     @property
     def largest_cohort(self) -> int:
@@ -195,15 +205,6 @@ class Archive:
             ConfigError: the setting is wrong.
         """
         return self.max_series or settings.max_series()
-
-    @property
-    def retrieval_window(self) -> Window:
-        """Times at which images may be transferred; the settings apply where the node has none.
-
-        Raises:
-            ConfigError: a setting is wrong.
-        """
-        return window_of(self.window, self.window_weekends, self.timezone)
 
 
 @dataclass(frozen=True)
@@ -379,15 +380,6 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def window_of(window: str, weekends: bool, timezone: str) -> Window:
-    """Return the window of a node; the settings apply where it has none.
-
-    Raises:
-        ConfigError: a setting is wrong.
-    """
-    return Window.parse(window or settings.window(), weekends, zone_of(timezone) or settings.timezone())
 
 
 def node_names(given: str | Iterable[str]) -> list[str]:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.archive.attempts import AtNode, open_archive, pause, retrying
+from pacsifier_ops.archive.attempts import AtNode, pause, retrying, slot_of
 from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base.config import ArchiveNode, PacsNode
 from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
 from pacsifier_ops.base.files import read_jsonl
-from pacsifier_ops.dimse.session import RetrieveResult, query
+from pacsifier_ops.dimse.session import RetrieveResult, Session, query
 from pacsifier_ops.extract.recall import Recall, postpone
 from pacsifier_ops.extract.retrieve import REFUSALS, identifiers
 from pacsifier_ops.extract.run import Planned
@@ -104,10 +104,8 @@ class Mover(AtNode):
         if self.destination is None:
             return None
         keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
-        session = open_archive(
-            self.destination, self.leases, cancelled=self.cancelled, before_waiting=self.session.close
-        )
-        with session:
+        slot = slot_of(self.destination, self.leases, self.cancelled, before_waiting=self.session.close)
+        with Session(self.destination, slot, cancelled=self.cancelled) as session:
             identifier = query("IMAGE", **keys, SOPInstanceUID="")
             answer = retrying(partial(session.find, identifier), session, self.cancelled)
         return {str(image.SOPInstanceUID) for image in answer.identifiers if image.get("SOPInstanceUID")}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.hooks.button import tested
 
 if TYPE_CHECKING:
     from pacsifier_ops.pseudonyms.deid_api import DeidService
@@ -55,10 +56,4 @@ class DeidApiHook(BaseHook):
         Returns:
             Whether a run could use the service, and a sentence with the result.
         """
-        try:
-            return True, self.get_conn().check()
-        except PacsifierError as error:
-            return False, str(error).removeprefix("connection ").removeprefix(f"{self.deid_conn_id}: ")
-        except Exception as error:
-            self.log.exception("The test of a connection failed")
-            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"
+        return tested(self.deid_conn_id, self.log.exception, lambda: self.get_conn().check())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.hooks.dicom import DicomHook
-from pacsifier_ops.hooks.dicomweb import connection_of
+from pacsifier_ops.hooks.dicomweb import archive_of, connection_of
 from pacsifier_ops.upload.nodes import store_of
 
 
@@ -19,5 +19,5 @@ def destination(name: str) -> Node:
     """
     found = connection_of(name)
     if found.conn_type == DicomHook.conn_type:
-        return DicomHook(name).get_conn()
+        return archive_of(name, found)
     return store_of(name, found)

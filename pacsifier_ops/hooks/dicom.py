@@ -9,7 +9,8 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from pacsifier_ops.base.config import PacsNode, node_from_connection
-from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.hooks.button import tested
 
 
 class DicomHook(BaseHook):
@@ -55,12 +56,9 @@ class DicomHook(BaseHook):
         """
         from pacsifier_ops.archive.check import check
 
-        try:
+        def try_it() -> str:
             node = self.get_conn()
             # Airflow makes up the id for the test, so use the AE title as the name.
-            return True, check(replace(node, name=node.called_aet))
-        except PacsifierError as error:
-            return False, str(error).removeprefix("connection ").removeprefix(f"{self.pacs_conn_id}: ")
-        except Exception as error:
-            self.log.exception("The test of a connection failed")
-            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"
+            return check(replace(node, name=node.called_aet))
+
+        return tested(self.pacs_conn_id, self.log.exception, try_it)

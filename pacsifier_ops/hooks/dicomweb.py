@@ -8,8 +8,9 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.base.config import ArchiveNode, WebNode, web_from_connection
-from pacsifier_ops.base.errors import ConfigError, PacsifierError
+from pacsifier_ops.base.config import ArchiveNode, WebNode, node_from_connection, web_from_connection
+from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.hooks.button import tested
 from pacsifier_ops.hooks.dicom import DicomHook
 
 
@@ -39,9 +40,8 @@ class DicomWebHook(BaseHook):
             ConfigError: names the missing connection, or the wrong field.
         """
         found = connection_of(self.pacs_conn_id)
-        return web_from_connection(
-            self.pacs_conn_id, found.host, found.port, found.extra_dejson, found.login, found.password
-        )
+        fields = (found.host, found.port, found.extra_dejson, found.login, found.password)
+        return web_from_connection(self.pacs_conn_id, *fields)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one study, for the Test button.
@@ -51,15 +51,10 @@ class DicomWebHook(BaseHook):
         """
         from pacsifier_ops.archive.check import check_web
 
-        try:
-            node = self.get_conn()
-            # Airflow makes up the id for the test, so use the kind as the name.
-            return True, check_web(replace(node, name="DICOMweb"))
-        except PacsifierError as error:
-            return False, str(error).removeprefix("connection ").removeprefix(f"{self.pacs_conn_id}: ")
-        except Exception as error:
-            self.log.exception("The test of a connection failed")
-            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"
+        # Airflow makes up the id for the test, so use the kind as the name.
+        return tested(
+            self.pacs_conn_id, self.log.exception, lambda: check_web(replace(self.get_conn(), name="DICOMweb"))
+        )
 
 
 def connection_of(name: str) -> Any:
@@ -82,5 +77,12 @@ def archive(name: str) -> ArchiveNode:
     Raises:
         ConfigError: names the missing connection, or the wrong field.
     """
-    of_web = connection_of(name).conn_type == DicomWebHook.conn_type
-    return DicomWebHook(name).get_conn() if of_web else DicomHook(name).get_conn()
+    return archive_of(name, connection_of(name))
+
+
+def archive_of(name: str, connection: Any) -> ArchiveNode:
+    """Return the same of a connection that was looked up, with its fields as attributes."""
+    fields = (connection.host, connection.port, connection.extra_dejson)
+    if connection.conn_type == DicomWebHook.conn_type:
+        return web_from_connection(name, *fields, connection.login, connection.password)
+    return node_from_connection(name, *fields, connection.password)

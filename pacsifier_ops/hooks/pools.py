@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.listeners import hookimpl
 
-from pacsifier_ops.base.config import ArchiveNode, Node, node_from_connection, web_from_connection
+from pacsifier_ops.base.config import ArchiveNode, Node
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.constants import COMMON_POOL, CONVERSION_POOL
 from pacsifier_ops.upload.nodes import TYPES, store_of
@@ -98,14 +98,12 @@ def _added(node: Node, session: Session) -> bool:
 
 def dicom_nodes(session: Session) -> list[ArchiveNode]:
     """Return the archives of all valid connections. A run with an invalid one reports the error."""
+    from pacsifier_ops.hooks.dicomweb import archive_of
+
     found: list[ArchiveNode] = []
     for connection in dicom_connections(session):
-        fields = (connection.conn_id, connection.host, connection.port, connection.extra_dejson)
         with suppress(ConfigError):
-            if connection.conn_type == "dicomweb":
-                found.append(web_from_connection(*fields, connection.login, connection.password))
-            else:
-                found.append(node_from_connection(*fields))
+            found.append(archive_of(connection.conn_id, connection))
     return found
 
 

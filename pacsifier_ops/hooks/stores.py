@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import BaseHook
 
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.base.errors import PacsifierError
+from pacsifier_ops.hooks.button import tested
 from pacsifier_ops.hooks.destinations import destination
 
 
@@ -41,15 +41,12 @@ class StoreHook(BaseHook):
         from pacsifier_ops.state.leases import shared
         from pacsifier_ops.upload.kinds import destination_at
 
-        try:
+        def try_it() -> str:
             with destination_at(self.get_conn(), shared()) as place:
                 place.check()
-            return True, "data sets can be sent there"
-        except PacsifierError as error:
-            return False, str(error).removeprefix("connection ").removeprefix(f"{self.store_conn_id}: ")
-        except Exception as error:
-            self.log.exception("The test of a connection failed")
-            return False, f"unexpected {type(error).__name__}; the log of the API server tells more"
+            return "data sets can be sent there"
+
+        return tested(self.store_conn_id, self.log.exception, try_it)
 
 
 class ObjectStoreHook(StoreHook):

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from pydicom.dataset import Dataset
 
-from pacsifier_ops.archive.attempts import open_session
+from pacsifier_ops.archive.attempts import slot_of
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import PacsError, PacsifierError, PacsTimeout, Unsupported
 from pacsifier_ops.base.waiting import pause
-from pacsifier_ops.dimse.session import Matches
+from pacsifier_ops.dimse.session import Matches, Session
 from pacsifier_ops.state.leases import Leases
 
 T = TypeVar("T")
@@ -76,7 +76,9 @@ class Archive:
     _failures: int = 0
 
     def __post_init__(self) -> None:
-        self.session = open_session(self.node, self.leases, self.incoming, self.cancelled)
+        self.session = Session(
+            self.node, slot_of(self.node, self.leases, self.cancelled), self.incoming, self.cancelled
+        )
 
     def with_retry(self, action: Callable[[], T]) -> T:
         """Call an action, and repeat it once if the error may be temporary.

@@ -11,6 +11,7 @@ import os
 import secrets
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -250,6 +251,50 @@ class FileStore(Destination):
                 self._listings.clear()
             self._listings[folder] = self.sizes(folder)
         return self._listings[folder]
+
+
+class Server(FileStore):
+    """A server of files: temporary name, size and digest by reading back, rename. A subclass knows its commands."""
+
+    def write(self, name: str, content: Reading) -> None:
+        """See `FileStore`."""
+        with self.errors():
+            self.make(name.rpartition("/")[0])
+            unfinished = temporary(name)
+            try:
+                self.send(unfinished, content)
+                if self.size(unfinished) not in (None, content.size):
+                    raise Corrupted("its size differs")
+                self.verify(unfinished, content)
+                self.rename(unfinished, name)
+            except BaseException:
+                with suppress(Exception):
+                    self.delete(unfinished)
+                raise
+
+    @abstractmethod
+    def errors(self) -> AbstractContextManager[None]:
+        """Turn errors of the library into ours."""
+
+    @abstractmethod
+    def make(self, folder: str) -> None:
+        """Make a folder below the root, with those above it; none if it is there, or empty."""
+
+    @abstractmethod
+    def send(self, name: str, content: Reading) -> None:
+        """Send a file to a name of which only an unfinished file may be there."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes; None where this kind of server need not tell it."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+
+    @abstractmethod
+    def rename(self, old: str, new: str) -> None:
+        """Rename over what may be there."""
 
 
 class Corrupted(PacsError):

@@ -18,7 +18,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
     TlsFailed,
 )
-from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
+from pacsifier_ops.upload.filestore import PIECE, Reading, Server
 from pacsifier_ops.upload.nodes import FtpsNode
 
 #: Answers of a server that does not know a command.
@@ -35,8 +35,8 @@ class _Client(ftplib.FTP_TLS):
         return self.context.wrap_socket(connection, server_hostname=self.host, session=control.session), size
 
 
-class Ftps(FileStore):
-    """An FTP server with TLS: temporary name, size and digest by reading back, rename."""
+class Ftps(Server):
+    """An FTP server with TLS."""
 
     method = "ftps"
 
@@ -76,7 +76,7 @@ class Ftps(FileStore):
         ftp.sock.settimeout(node.answer_timeout)
         ftp.timeout = node.answer_timeout
         ftp.set_pasv(node.passive)
-        with self._errors():
+        with self.errors():
             if node.root:
                 try:
                     ftp.cwd(node.root)
@@ -93,7 +93,7 @@ class Ftps(FileStore):
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See `FileStore`."""
-        with self._errors():
+        with self.errors():
             try:
                 entries = list(self._ftp.mlsd(self._path(folder)))
             except ftplib.error_perm as error:
@@ -111,28 +111,12 @@ class Ftps(FileStore):
             name = path.rpartition("/")[2]
             self._ftp.voidcmd("TYPE I")
             with suppress(ftplib.error_perm):  # a folder
-                size = self._ftp.size(self._path(f"{folder}/{name}".lstrip("/")))
-                found[name] = -1 if size is None else size
+                found[name] = self.size(f"{folder}/{name}".lstrip("/"))
         return found
 
-    def write(self, name: str, content: Reading) -> None:
-        """See `FileStore`."""
-        with self._errors():
-            self._make(name.rpartition("/")[0])
-            self._ftp.voidcmd("TYPE I")  # a listing has switched to text, in which no size is told
-            unfinished = temporary(name)
-            try:
-                self._send(unfinished, content)
-                if self._ftp.size(self._path(unfinished)) != content.size:
-                    raise Corrupted("its size differs")
-                self.verify(unfinished, content)
-                self._rename(unfinished, name)
-            except BaseException:
-                with suppress(Exception):
-                    self._ftp.delete(self._path(unfinished))
-                raise
-
-    def _send(self, name: str, content: Reading) -> None:
+    def send(self, name: str, content: Reading) -> None:
+        """See `Server`."""
+        self._ftp.voidcmd("TYPE I")  # a listing has switched to text, in which no size is told
         connection = self._ftp.transfercmd(f"STOR {self._path(name)}")
         try:
             with connection:
@@ -147,9 +131,18 @@ class Ftps(FileStore):
             raise
         self._ftp.voidresp()
 
+    def size(self, name: str) -> int:
+        """See `Server`. A server that tells none has not confirmed the file."""
+        found = self._ftp.size(self._path(name))
+        return -1 if found is None else found
+
+    def delete(self, name: str) -> None:
+        """See `Server`."""
+        self._ftp.delete(self._path(name))
+
     def pieces(self, name: str) -> Iterator[bytes]:
         """See `FileStore`."""
-        with self._errors():
+        with self.errors():
             self._ftp.voidcmd("TYPE I")
             connection = self._ftp.transfercmd(f"RETR {self._path(name)}")
             with connection:
@@ -162,11 +155,11 @@ class Ftps(FileStore):
 
     def remove(self, name: str) -> None:
         """See `FileStore`."""
-        with self._errors(), suppress(ftplib.error_perm):
-            self._ftp.delete(self._path(name))
+        with self.errors(), suppress(ftplib.error_perm):
+            self.delete(name)
 
-    def _rename(self, old: str, new: str) -> None:
-        """Rename over what may be there; not all servers do that."""
+    def rename(self, old: str, new: str) -> None:
+        """See `Server`. Not all servers rename over what is there."""
         try:
             self._ftp.rename(self._path(old), self._path(new))
         except ftplib.error_perm:
@@ -174,10 +167,11 @@ class Ftps(FileStore):
                 self._ftp.delete(self._path(new))
             self._ftp.rename(self._path(old), self._path(new))
 
-    def _make(self, folder: str) -> None:
+    def make(self, folder: str) -> None:
+        """See `Server`."""
         if not folder or self._is_there(folder):
             return
-        self._make(folder.rpartition("/")[0])
+        self.make(folder.rpartition("/")[0])
         try:
             self._ftp.mkd(self._path(folder))
         except ftplib.error_perm:
@@ -195,7 +189,8 @@ class Ftps(FileStore):
         return f"{self._root_path}/{name}" if name else self._root_path or "/"
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """See `Server`."""
         name = self.node.name
         try:
             yield

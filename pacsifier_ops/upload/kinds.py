@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from pacsifier_ops.archive.attempts import open_session, slot_of
+from pacsifier_ops.archive.attempts import slot_of
 from pacsifier_ops.base.config import Node, PacsNode, WebNode
+from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.turns import Place
 from pacsifier_ops.upload.cstore import StoreService
@@ -40,12 +41,12 @@ def destination_at(
         node: the node; its kind says what it speaks.
         leases: leases that enforce the limit.
         cancelled, before_transfer, root: see `Destination`.
-        place: returns the place in line, see `open_session`.
+        place: returns the place in line, see `slot_of`.
     """
+    slot = slot_of(node, leases, cancelled, place=place)
     if isinstance(node, PacsNode):
-        session = open_session(node, leases, cancelled=cancelled, before_transfer=before_transfer, place=place)
-        return StoreService(session)
+        return StoreService(Session(node, slot, cancelled=cancelled, before_transfer=before_transfer))
     module, name = _KINDS[type(node)]
     of = getattr(importlib.import_module(f"pacsifier_ops.upload.{module}"), name)
-    found: Destination = of(node, slot_of(node, leases, cancelled, place=place), cancelled, before_transfer, root)
+    found: Destination = of(node, slot, cancelled, before_transfer, root)
     return found

@@ -2,76 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pacsifier_ops.base.config import (
-    Node,
-    WebNode,
-    check_sizes,
-    extra_values,
-    plain_host,
-    web_from_connection,
-    window_of,
-)
+from pacsifier_ops.base.config import Node, WebNode, extra_values, plain_host, web_from_connection
 from pacsifier_ops.base.errors import ConfigError
-from pacsifier_ops.base.rights import RIGHTS, statement_of
-from pacsifier_ops.base.window import Window, zone_of
 
 
 @dataclass(frozen=True)
-class StoreNode:
+class StoreNode(Node):
     """What all of them have. Times in seconds.
 
     Attributes:
-        name: id of the connection.
-        max_associations: maximum number of our tasks that send there at once.
-        batch_size, batch_wait_time, window, window_weekends, timezone, retry_wait: see `PacsNode`.
-        connect_timeout, answer_timeout: for the connection; silence of the destination.
+        answer_timeout: silence of the destination.
         takes_away: the other side takes files away, so what was confirmed once is not asked for again.
-        may_send, may_identified, may_urgent: who may do so, see `rights`.
     """
 
     KIND: ClassVar[str] = ""
 
-    name: str
-    max_associations: int = 4
-    batch_size: int = 0
-    batch_wait_time: float = 0.0
-    window: str = ""
-    window_weekends: bool = False
-    timezone: str = ""
-    retry_wait: float = 1.0
-    connect_timeout: float = 10.0
+    _: KW_ONLY
     answer_timeout: float = 120.0
     takes_away: bool = False
-    may_take: str = ""
-    may_send: str = ""
-    may_identified: str = ""
-    may_urgent: str = ""
 
     def __post_init__(self) -> None:
-        where = f"connection {self.name}"
-        if self.max_associations < 1:
-            raise ConfigError(f"{where}: max_associations is below 1")
-        for label in ("batch_size", "batch_wait_time", "retry_wait"):
-            if not 0 <= getattr(self, label) < math.inf:
-                raise ConfigError(f"{where}: {label} is negative or no number; 0 switches it off")
-        for label in ("connect_timeout", "answer_timeout"):
-            if not 0 < getattr(self, label) < math.inf:
-                raise ConfigError(f"{where}: {label} is not a number of seconds above 0")
-        for right in RIGHTS:
-            statement_of(self, right)
-        check_sizes(self, where)
-        try:
-            Window.parse(self.window, zone=zone_of(self.timezone))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        self.check(where)
+        super().__post_init__()
+        self.check(self.where)
+
+    @property
+    def where(self) -> str:
+        """See `Node`."""
+        return f"connection {self.name}"
+
+    @property
+    def _timeouts(self) -> Sequence[str]:
+        return (*super()._timeouts, "answer_timeout")
 
     def check(self, where: str) -> None:
         """Check the fields of the kind.
@@ -87,18 +54,13 @@ class StoreNode:
 
     @property
     def key(self) -> str:
-        """See `config.Node`."""
+        """See `Node`."""
         return f"{self.KIND}:{self.place}"
 
     @property
     def slots(self) -> str:
-        """Name of the leases that limit the tasks at work there."""
+        """See `Node`."""
         return f"store:{self.key}"
-
-    @property
-    def retrieval_window(self) -> Window:
-        """Times at which objects may be sent."""
-        return window_of(self.window, self.window_weekends, self.timezone)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
 )
 from pacsifier_ops.base.quiet import quiet
-from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
+from pacsifier_ops.upload.filestore import PIECE, Reading, Server
 from pacsifier_ops.upload.nodes import SftpNode
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 _AHEAD = 64
 
 
-class Sftp(FileStore):
-    """An SFTP server: temporary name, size and digest by reading back, rename.
+class Sftp(Server):
+    """An SFTP server.
 
-    The server's host key is always checked, unless the connection says otherwise.
+    Its host key is always checked, unless the connection says otherwise.
     """
 
     method = "sftp"
@@ -91,7 +91,7 @@ class Sftp(FileStore):
             ) from error
         except (OSError, EOFError) as error:
             raise PacsUnreachable(f"{node.name}: {node.host} does not answer at port {node.port}") from error
-        with self._errors():
+        with self.errors():
             try:
                 self._files.stat(self._path(""))
             except FileNotFoundError:
@@ -139,50 +139,45 @@ class Sftp(FileStore):
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See `FileStore`."""
-        with self._errors():
+        with self.errors():
             try:
                 entries = self._files.listdir_attr(self._path(folder))
             except FileNotFoundError:
                 return {}
         return {one.filename: one.st_size or 0 for one in entries if one.st_mode is None or S_ISREG(one.st_mode)}
 
-    def write(self, name: str, content: Reading) -> None:
-        """See `FileStore`."""
-        with self._errors():
-            folder = name.rpartition("/")[0]
-            self._make(folder)
-            unfinished = temporary(name)
-            with suppress(FileNotFoundError):
-                self._files.remove(self._path(unfinished))  # what a kill has left
-            try:
-                with self._files.open(self._path(unfinished), "wx") as stream:
-                    stream.set_pipelined(True)
-                    for piece in content:
-                        self.go_on()
-                        stream.write(piece)
-                if self._files.stat(self._path(unfinished)).st_size not in (None, content.size):  # some tell no size
-                    raise Corrupted("its size differs")
-                self.verify(unfinished, content)
-                self._rename(unfinished, name)
-            except BaseException:
-                with suppress(Exception):
-                    self._files.remove(self._path(unfinished))
-                raise
+    def send(self, name: str, content: Reading) -> None:
+        """See `Server`."""
+        with suppress(FileNotFoundError):
+            self.delete(name)  # what a kill has left
+        with self._files.open(self._path(name), "wx") as stream:
+            stream.set_pipelined(True)
+            for piece in content:
+                self.go_on()
+                stream.write(piece)
+
+    def size(self, name: str) -> int | None:
+        """See `Server`. Some tell none."""
+        return self._files.stat(self._path(name)).st_size
+
+    def delete(self, name: str) -> None:
+        """See `Server`."""
+        self._files.remove(self._path(name))
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """See `FileStore`."""
-        with self._errors(), self._files.open(self._path(name), "rb") as stream:
+        with self.errors(), self._files.open(self._path(name), "rb") as stream:
             stream.prefetch(stream.stat().st_size, max_concurrent_requests=_AHEAD)
             while piece := stream.read(PIECE):
                 yield piece
 
     def remove(self, name: str) -> None:
         """See `FileStore`."""
-        with self._errors(), suppress(FileNotFoundError):
-            self._files.remove(self._path(name))
+        with self.errors(), suppress(FileNotFoundError):
+            self.delete(name)
 
-    def _rename(self, old: str, new: str) -> None:
-        """Rename over what may be there. Servers without the extension of OpenSSH refuse that."""
+    def rename(self, old: str, new: str) -> None:
+        """See `Server`. Servers without the extension of OpenSSH refuse to rename over what is there."""
         try:
             self._files.posix_rename(self._path(old), self._path(new))
         except OSError:
@@ -190,14 +185,14 @@ class Sftp(FileStore):
                 self._files.remove(self._path(new))
             self._files.rename(self._path(old), self._path(new))
 
-    def _make(self, folder: str) -> None:
-        """Make a folder below the root, with those above it."""
+    def make(self, folder: str) -> None:
+        """See `Server`."""
         if not folder:
             return
         try:
             self._files.stat(self._path(folder))
         except FileNotFoundError:
-            self._make(folder.rpartition("/")[0])
+            self.make(folder.rpartition("/")[0])
             try:
                 self._files.mkdir(self._path(folder))
             except OSError:
@@ -210,7 +205,8 @@ class Sftp(FileStore):
         return f"{root}/{name}" if name else root
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """See `Server`."""
         import paramiko
 
         name = self.node.name

@@ -29,8 +29,9 @@ from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.dicomweb import transport
 from pacsifier_ops.embedded.phantoms import write
-from pacsifier_ops.runs.accounts import COMPLETE, ROW_EMPTY, RunAccount
+from pacsifier_ops.runs.accounts import ROW_EMPTY
 from tests.support.embedded import extract, series
+from tests.support.ended import Ended
 from tests.support.faulty_web import FaultyWeb
 from tests.support.peers import digest
 from tests.support.store_peers import need
@@ -50,7 +51,7 @@ BOUNDARY = "boundary-that-images-have"
 
 
 @dataclass
-class Result:
+class Result(Ended):
     """What a run came to.
 
     Attributes:
@@ -59,18 +60,8 @@ class Result:
         files: SOP Instance UID → what was published.
     """
 
-    account: RunAccount | None
-    error: Exception | None
     files: dict[str, Dataset]
     text: str = ""
-
-    @property
-    def complete(self) -> bool:
-        return self.account is not None and self.account.verdict == COMPLETE
-
-    @property
-    def missing(self) -> int:
-        return sum(one.missing for one in self.account.series) if self.account else 0
 
     @property
     def reasons(self) -> list[str]:

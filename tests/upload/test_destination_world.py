@@ -28,13 +28,14 @@ from pacsifier_ops.base.config import Node, WebNode
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.dicomweb import transport
 from pacsifier_ops.embedded.phantoms import write
-from pacsifier_ops.runs.accounts import COMPLETE, RunAccount
+from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.nodes import FtpsNode, KheopsNode, ObjectStoreNode, SftpNode, XnatNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.certificates import Certificates, make
 from tests.support.embedded import series
+from tests.support.ended import Ended
 from tests.support.faulty_web import FaultyWeb
 from tests.support.kheops_fake import KheopsFake
 from tests.support.peers import digest
@@ -63,19 +64,8 @@ def upload(node: Node, folder: Path, **request: Any) -> RunAccount:
 
 
 @dataclass
-class Sent:
+class Sent(Ended):
     """What a run came to."""
-
-    account: RunAccount | None
-    error: Exception | None
-
-    @property
-    def complete(self) -> bool:
-        return self.account is not None and self.account.verdict == COMPLETE
-
-    @property
-    def missing(self) -> int:
-        return sum(one.missing for one in self.account.series) if self.account else 0
 
     @property
     def reasons(self) -> list[str]:
