@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -30,16 +31,19 @@ from tests.support.peers import end_with_parent, free_port
 #: Where Debian and others keep the part of sshd that speaks SFTP.
 SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server")
 
+_BUCKETS = itertools.count(1)
+
 
 @dataclass
 class S3:
-    """An S3 store in this process, below `url`. It is one per process: moto keeps buckets in global state.
+    """An S3 store in this process, below `url`.
 
     Attributes:
-        bucket: a bucket that is there from the start.
+        bucket: a bucket that is there from the start. Each store has a name of its own for it: moto keeps the buckets
+            of a whole process in one place, and keeps them when a server ends.
     """
 
-    bucket: str = "handover"
+    bucket: str = field(default_factory=lambda: f"handover-{next(_BUCKETS)}")
     key: str = "AKIAEXAMPLE000000000"
     secret: str = "c2VjcmV0LW9mLXRoZS1zdG9yZQ"
     region: str = "eu-central-1"
