@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base.config import ArchiveNode, PacsNode, read_archive, read_config, with_overrides
@@ -113,13 +112,14 @@ def _usage_error(args: argparse.Namespace) -> str:
     return ""
 
 
-def _archive(args: argparse.Namespace, config: Path) -> ArchiveNode:
-    """Return the archive of a configuration, with what the flags say.
+def _archive(args: argparse.Namespace, archive: ArchiveNode) -> ArchiveNode:
+    """Return an archive with what the flags say; they hold for the one that gives its images, too.
 
     Raises:
         ConfigError: a flag does not apply to it.
     """
-    archive = read_archive(config)
+    if archive.giver is not None:
+        archive = replace(archive, giver=_archive(args, archive.giver))
     if isinstance(archive, PacsNode):
         return _node(args, archive)
     tls = tls_of(args, check_host=True)
@@ -154,7 +154,7 @@ def _node(args: argparse.Namespace, node: PacsNode) -> PacsNode:
 
 
 def _run(args: argparse.Namespace) -> int:
-    archives = [_archive(args, config) for config in args.config]
+    archives = [_archive(args, read_archive(config)) for config in args.config]
     if args.probe:
         from pacsifier_ops.probe import run_probe
 
