@@ -13,7 +13,7 @@ from pynetdicom.sop_class import (
 )
 
 from pacsifier_ops.archive.attempts import ArchiveSession, open_archive, slot_of
-from pacsifier_ops.base.config import PacsNode, WebNode
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode
 from pacsifier_ops.base.errors import AssociationBusy, PacsError, Unsupported
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.state.leases import shared
@@ -39,6 +39,23 @@ def answers(session: ArchiveSession) -> None:
     """
     with suppress(Unsupported):  # a server of WADO-RS alone says so
         session.echo()
+
+
+def check_all(node: ArchiveNode) -> str:
+    """Check an archive as a run uses it, and the one that gives its images.
+
+    Returns:
+        Sentences about both.
+
+    Raises:
+        PacsError, StorageError: see `check` and `check_web`; names the archive that gives the images.
+    """
+    said = check(node) if isinstance(node, PacsNode) else check_web(node)
+    if node.giver is None:
+        return said
+    with open_archive(node.giver, shared(), wait=0) as session:
+        answers(session)
+    return f"{said} Images are fetched from {node.giver.name}, which answers."
 
 
 def check(node: PacsNode) -> str:

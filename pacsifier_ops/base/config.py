@@ -425,6 +425,11 @@ def with_givers(archives: Iterable[ArchiveNode]) -> list[ArchiveNode]:
     return list(nodes.values())
 
 
+def givers_of(nodes: Iterable[Node]) -> dict[str, str]:
+    """Return the names of the archives that give the images of others, by the names of these."""
+    return {node.name: node.giver.name for node in nodes if isinstance(node, Archive) and node.giver is not None}
+
+
 def _is_here(host: str) -> bool:
     """Return whether a host is this machine."""
     try:

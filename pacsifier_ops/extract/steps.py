@@ -19,7 +19,7 @@ from itertools import chain, islice
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, node_names
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, givers_of, node_names
 from pacsifier_ops.base.errors import (
     ConfigError,
     QueryTableError,
@@ -114,8 +114,7 @@ def prepare(
     check_consistent(request, destination)
     nodes = run_nodes(archives, request)
     names = node_names(node.name for node in nodes)
-    givers = {node.name: node.source.name for node in nodes if node.source is not node}
-    request = replace(request, pacs=", ".join(names), givers=givers)
+    request = replace(request, pacs=", ".join(names), givers=givers_of(nodes))
     if request.retrieve == MOVE:
         request = _with_destination(request, nodes, destination)
     request = begin(run, request, KEPT)

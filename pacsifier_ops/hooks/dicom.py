@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.base.config import PacsNode, node_from_connection
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, node_from_connection, with_giver
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.button import tested
 
@@ -44,9 +44,8 @@ class DicomHook(BaseHook):
             raise ConfigError(
                 f"there is no connection {self.pacs_conn_id}; make one of type {self.conn_type}"
             ) from None
-        return node_from_connection(
-            self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson, connection.password
-        )
+        fields = (connection.host, connection.port, connection.extra_dejson, connection.password)
+        return with_giver(node_from_connection(self.pacs_conn_id, *fields), _giver)
 
     def test_connection(self) -> tuple[bool, str]:
         """Send a C-ECHO and a query without matches, for the Test button.
@@ -54,11 +53,18 @@ class DicomHook(BaseHook):
         Returns:
             Whether a run could use the PACS, and a sentence with the result.
         """
-        from pacsifier_ops.archive.check import check
+        from pacsifier_ops.archive.check import check_all
 
         def try_it() -> str:
             node = self.get_conn()
             # Airflow makes up the id for the test, so use the AE title as the name.
-            return check(replace(node, name=node.called_aet))
+            return check_all(replace(node, name=node.called_aet))
 
         return tested(self.pacs_conn_id, self.log.exception, try_it)
+
+
+def _giver(name: str) -> ArchiveNode:
+    """Return the archive that a connection names as the one that gives its images; it may speak DICOMweb."""
+    from pacsifier_ops.hooks.dicomweb import archive_of, connection_of
+
+    return archive_of(name, connection_of(name))

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.base.config import ArchiveNode, WebNode, node_from_connection, web_from_connection
+from pacsifier_ops.base.config import ArchiveNode, WebNode, node_from_connection, web_from_connection, with_giver
 from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.hooks.button import tested
 from pacsifier_ops.hooks.dicom import DicomHook
@@ -41,7 +41,7 @@ class DicomWebHook(BaseHook):
         """
         found = connection_of(self.pacs_conn_id)
         fields = (found.host, found.port, found.extra_dejson, found.login, found.password)
-        return web_from_connection(self.pacs_conn_id, *fields)
+        return with_giver(web_from_connection(self.pacs_conn_id, *fields), _alone)
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one study, for the Test button.
@@ -49,11 +49,11 @@ class DicomWebHook(BaseHook):
         Returns:
             Whether a run could use the archive, and a sentence with the result.
         """
-        from pacsifier_ops.archive.check import check_web
+        from pacsifier_ops.archive.check import check_all
 
         # Airflow makes up the id for the test, so use the kind as the name.
         return tested(
-            self.pacs_conn_id, self.log.exception, lambda: check_web(replace(self.get_conn(), name="DICOMweb"))
+            self.pacs_conn_id, self.log.exception, lambda: check_all(replace(self.get_conn(), name="DICOMweb"))
         )
 
 
@@ -77,11 +77,24 @@ def archive(name: str) -> ArchiveNode:
     Raises:
         ConfigError: names the missing connection, or the wrong field.
     """
+    return with_giver(_alone(name), _alone)
+
+
+def _alone(name: str) -> ArchiveNode:
     return archive_of(name, connection_of(name))
 
 
 def archive_of(name: str, connection: Any) -> ArchiveNode:
-    """Return the same of a connection that was looked up, with its fields as attributes."""
+    """Return the same of a connection that was looked up, with its fields as attributes, but without its giver.
+
+    Raises:
+        ConfigError: it is no connection of an archive, or a field is wrong.
+    """
+    if connection.conn_type not in (DicomHook.conn_type, DicomWebHook.conn_type):
+        raise ConfigError(
+            f"connection {name}: is of type {connection.conn_type}, and no archive; give one of type "
+            f"{DicomHook.conn_type} or {DicomWebHook.conn_type}"
+        )
     fields = (connection.host, connection.port, connection.extra_dejson)
     if connection.conn_type == DicomWebHook.conn_type:
         return web_from_connection(name, *fields, connection.login, connection.password)
