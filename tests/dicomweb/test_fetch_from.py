@@ -45,7 +45,9 @@ def dimse(folder: Path, peer: OrthancWeb, name: str = "fast", **more: Any) -> Pa
 
 def sources(state: Path) -> set[str]:
     """Names of the archives that gave the images, as the ledgers tell."""
-    entries = (json.loads(line) for path in state.glob("trees/*/ledger/**/*.json*") for line in path.read_text().splitlines())
+    entries = (
+        json.loads(line) for path in state.glob("trees/*/ledger/**/*.json*") for line in path.read_text().splitlines()
+    )
     return {entry["source"] for entry in entries if "source" in entry}
 
 
