@@ -506,11 +506,15 @@ class Transfer:
         """Return the SOP Instance UIDs that the archive that gives the images lists; None if it does not tell."""
         if not self._retriever.is_split:
             return set(self.expectation.instances or ())
-        try:
-            listed = Finder(self._session).expectation(*self.planned.series, None).instances
-        except PacsError:
-            return None
-        return None if listed is None else set(listed)
+        with suppress(PacsError):
+            if (listed := Finder(self._session).expectation(*self.planned.series, None).instances) is not None:
+                return set(listed)
+        return None
+
+    def _source_lists_missing(self) -> bool:
+        """Return whether the archive that gives the images lists anything of what is missing."""
+        listed, missing = self._listed_at_source() or set(), set(self._missing())
+        return bool(listed if missing == {""} else listed & missing)
 
     def _missing(self) -> list[str]:
         """Return the missing SOP Instance UIDs; [""] if something is missing and the archive does not list what."""
@@ -650,7 +654,7 @@ class Transfer:
                 # Archives that know one failure status only use it also for a series that they no longer have. That
                 # cannot be the case if the archive lists the series.
                 invalid = isinstance(error, NothingMoved) and fault_of(str(identifier.get("SOPInstanceUID", "1")))
-                if self._listed_at_source() and not invalid:
+                if self._source_lists_missing() and not invalid:
                     raise
                 self._outcome, self._failure = None, str(error)
             except (AssociationAborted, PacsSilent):

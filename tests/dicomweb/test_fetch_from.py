@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 
 from tests.extract.test_extract_peers import ROWS
 from tests.support import cohort
 from tests.support.command import extract, files, write_table
+from tests.support.peers import Orthanc
 from tests.support.web_peers import OrthancWeb
 
 pytestmark = pytest.mark.peers
@@ -43,16 +45,8 @@ def dimse(folder: Path, peer: OrthancWeb, name: str = "fast", **more: Any) -> Pa
     return peer.config(folder, **more).rename(folder / f"{name}.json")
 
 
-def sources(state: Path) -> set[str]:
-    """Names of the archives that gave the images, as the ledgers tell."""
-    entries = (
-        json.loads(line) for path in state.glob("trees/*/ledger/**/*.json*") for line in path.read_text().splitlines()
-    )
-    return {entry["source"] for entry in entries if "source" in entry}
-
-
 def test_searched_by_dimse_and_fetched_by_dicomweb(orthanc: OrthancWeb, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table.csv", ROWS)
+    table = write_table(tmp_path / "table.csv", ROWS[:8])
     plain = extract(dimse(tmp_path, orthanc), table, tmp_path / "plain")
     web(tmp_path, orthanc)
     split = extract(dimse(tmp_path, orthanc, fetch_from="web.json"), table, tmp_path / "split")
@@ -62,5 +56,60 @@ def test_searched_by_dimse_and_fetched_by_dicomweb(orthanc: OrthancWeb, tmp_path
     assert {uid: path.read_bytes() for uid, path in files(split.out).items()}.items() <= kept.items()
     fetched = [line for line in split.log if line["FilesFound"] != "0"]
     assert {(line["PACS"], line["FetchedFrom"]) for line in fetched} == {("fast", "web")}
-    assert sources(Path(os.environ["PACSIFIER_STATE_ROOT"])) >= {"web"}
     assert orthanc.password not in split.said
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory, held: list[Path]) -> Iterator[Orthanc]:
+    """Another archive, which gives to whoever asks by C-MOVE; it lacks a part."""
+    peer = Orthanc(tmp_path_factory.mktemp("part"), aet="PART")
+    try:
+        peer.load([path for path in held if lacks(path) is None])
+        yield peer
+    finally:
+        peer.stop()
+
+
+@functools.cache
+def lacks(path: Path) -> str | None:
+    """Series Instance UID of a file that the other archive lacks: a whole series, or the last of another."""
+    head = dcmread(path, specific_tags=["SeriesInstanceUID", "PatientID", "InstanceNumber"])
+    wanted = head.PatientID == "123421"
+    return str(head.SeriesInstanceUID) if wanted and head.get("InstanceNumber") == 2 else None
+
+
+def test_searched_by_dicomweb_and_fetched_by_move_from_one_that_lacks_images(
+    orthanc: OrthancWeb, part: Orthanc, held: list[Path], tmp_path: Path
+) -> None:
+    table = write_table(tmp_path / "table.csv", [{"PatientID": "123421"}])
+    part.config(tmp_path).rename(tmp_path / "part.json")
+    there = {path for path in held if dcmread(path, specific_tags=["PatientID"]).get("PatientID") == "123421"}
+    missing = {path for path in there if lacks(path)}
+    assert missing and missing < there
+    got = extract(web(tmp_path, orthanc, fetch_from="part.json"), table, tmp_path / "out", "--save", "--method", "move")
+    assert got.code == 3, got.said
+    assert len(files(got.out)) == len(there - missing)
+    reasons = [line["Reason"] for line in got.log if line["Missing"] != "0"]
+    assert reasons and all("missing at part: it does not list" in r and "and web does" in r for r in reasons)
+
+
+def test_errors_come_before_anything_is_sent(orthanc: OrthancWeb, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.csv", [{"PatientID": "123421"}])
+
+    def said(**config: Any) -> str:
+        ended = extract(dimse(tmp_path, orthanc, **config), table, tmp_path / "out")
+        assert ended.code == 2 and not ended.out.exists()
+        assert orthanc.password not in ended.said
+        return ended.said
+
+    assert "fast: fetch_from: none.json: cannot be read" in said(fetch_from="none.json")
+    assert "fast: fetch_from names itself" in said(fetch_from="fast.json")
+    web(tmp_path, orthanc, "third")
+    web(tmp_path, orthanc, "second", fetch_from="third.json")
+    assert "fast: fetch_from names second, which has a fetch_from itself" in said(fetch_from="second.json")
+    (tmp_path / "deid.json").write_text('{"deid_URL": "https://deid"}')
+    assert "fast: fetch_from: deid.json: server_address is missing" in said(fetch_from="deid.json")
+    assert "fetch_from is not text" in said(fetch_from=["web.json"])
+    web(tmp_path, orthanc, url="http://127.0.0.1:9/dicom-web")
+    ended = extract(dimse(tmp_path, orthanc, fetch_from="web.json"), table, tmp_path / "out")
+    assert ended.code == 1 and "web: cannot be reached" in ended.said and not files(tmp_path / "out")
