@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 from pydicom import dcmread
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.nightly import Folders
+from pacsifier_ops.nightly.inbox import collect
 from pacsifier_ops.state.turns import Line
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, Airflow
@@ -193,3 +197,26 @@ def test_the_test_button_looks_at_both(
         False,
         "fetch_from: there is no connection nothing; make one of type dicom or dicomweb",
     )
+
+
+# What looks before runs begin
+
+
+def test_a_night_knows_web_archives(
+    airflow: Airflow, web: FaultyWeb, index: EmbeddedPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pacsifier_ops.operators.nightly import _connect
+
+    folders = Folders(airflow.data / "nightly")
+    folders.inbox.mkdir(parents=True)
+    airflow.connect(index, fetch_from="vna")
+    airflow.connect(index, name="broken", fetch_from="nothing")
+    for name in ("vna", "pacs_default", "broken"):
+        for path, text in ((f"{name}.csv", TABLE), (f"{name}.yaml", f"pacs: {name}")):
+            (folders.inbox / path).write_text(text)
+            os.utime(folders.inbox / path, (time.time() - 600,) * 2)
+    collected = collect(folders, "2026-11-30", _connect, pause=0)
+    assert {start.conf["pacs"] for start in collected.starts} == {"vna", "pacs_default"}
+    (rejected,) = folders.rejected.iterdir()
+    assert "pacs: broken: fetch_from: there is no connection nothing" in (rejected / "reasons.txt").read_text()
+    assert not web.requests and not index.queries
