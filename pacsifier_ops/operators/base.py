@@ -512,7 +512,7 @@ def connected(name: str) -> ArchiveNode:
     Raises:
         ConfigError: names what is wrong with it.
     """
-    from pacsifier_ops.hooks.dicomweb import archive
+    from pacsifier_ops.hooks.archives import archive
 
     return archive(name)
 
