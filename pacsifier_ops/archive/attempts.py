@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, TypeVar
@@ -33,6 +34,7 @@ def open_archive(
     wait: float | None = None,
     before_transfer: Callable[[], None] = lambda: None,
     place: Callable[[], Place] = Place,
+    before_waiting: Callable[[], object] = lambda: None,
 ) -> ArchiveSession:
     """Open a session with an archive, whatever it speaks, within the limit on its associations, see `slot_of`.
 
@@ -40,9 +42,9 @@ def open_archive(
         node: the archive.
         leases: leases that enforce the limit.
         incoming, cancelled, progress, before_transfer: see `Session`.
-        wait, place: see `slot_of`.
+        wait, place, before_waiting: see `slot_of`.
     """
-    slot = slot_of(node, leases, cancelled, wait=wait, place=place)
+    slot = slot_of(node, leases, cancelled, before_waiting, wait, place)
     if isinstance(node, PacsNode):
         return Session(node, slot, incoming, cancelled, progress, before_transfer)
     from pacsifier_ops.dicomweb.session import WebSession
@@ -82,16 +84,21 @@ def slot_of(
     return slot
 
 
-class Connected(Protocol):
+class Closing(Protocol):
+    """What can be tried again at a node: a session, or work with one or two of them."""
+
+    @property
+    def node(self) -> Node: ...
+    def close(self, abort: bool = False) -> None: ...
+
+
+class Connected(Closing, Protocol):
     """What work at a node needs of its session, whatever the node speaks, see `Session`."""
 
     @property
     def waited(self) -> float: ...
     @property
-    def node(self) -> Node: ...
-    @property
     def is_open(self) -> bool: ...
-    def close(self, abort: bool = False) -> None: ...
 
 
 def give_way(session: Connected, leases: Leases, place: Place) -> None:
@@ -104,7 +111,7 @@ def give_way(session: Connected, leases: Leases, place: Place) -> None:
         session.close()
 
 
-def retrying(action: Callable[[], T], session: Connected, cancelled: Callable[[], bool]) -> T:
+def retrying(action: Callable[[], T], session: Closing, cancelled: Callable[[], bool]) -> T:
     """Call an action with a session; repeat it after each wait while the error is one that may be temporary."""
     for factor in BACK_OFF:
         try:
@@ -125,6 +132,7 @@ class AtPlace:
         cancelled: called regularly; True ends the work.
         place: returns the place in line for a slot.
         session: set by the subclass, before `use_pace`.
+        sessions: all sessions of the work.
     """
 
     node: Node
@@ -132,6 +140,20 @@ class AtPlace:
     cancelled: Callable[[], bool]
     place: Callable[[], Place] = Place
     session: Connected
+
+    @property
+    def sessions(self) -> Sequence[Connected]:
+        return (self.session,)
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the work has waited for slots so far."""
+        return sum(session.waited for session in self.sessions)
+
+    def close(self, abort: bool = False) -> None:
+        """Close all sessions, and so release their slots."""
+        for session in self.sessions:
+            session.close(abort=abort)
 
     def use_pace(self) -> None:
         """Begin with the pacing of the node."""
@@ -144,7 +166,7 @@ class AtPlace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.session.close(abort=kind is not None)
+        self.close(abort=kind is not None)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -152,14 +174,15 @@ class AtPlace:
         try:
             lease = self.leases.acquire(name, wait=0)
         except LeaseBusy:
-            self.session.close()
+            self.close()
             lease = self.leases.acquire(name, cancelled=self.cancelled)
         with lease:
             yield
 
     def give_way(self) -> None:
         """Let somebody with a better place have the association, see `give_way`; called between two series."""
-        give_way(self.session, self.leases, self.place())
+        for session in self.sessions:
+            give_way(session, self.leases, self.place())
 
     def wait_for_turn(self) -> None:
         """Wait for the pause of the node between two batches, without an association meanwhile.
@@ -173,7 +196,7 @@ class AtPlace:
         self._under_way = False
         self._check_window()
         if self._pacer.on:
-            self.session.close()
+            self.close()
             self._pacer.wait_turn(cancelled=self.cancelled)
 
     def _begin(self) -> None:
@@ -184,33 +207,59 @@ class AtPlace:
     def _check_window(self) -> None:
         opens = self.node.retrieval_window.opens_at(dt.datetime.now(dt.UTC))
         if opens is not None:
-            self.session.close()
+            self.close()
             raise WindowClosed(self.node.name, opens)
 
     def again(self, action: Callable[[], T]) -> T:
         """Call an action at the node, see `retrying`."""
-        return retrying(action, self.session, self.cancelled)
+        return retrying(action, self, self.cancelled)
 
 
 class AtNode(AtPlace):
-    """Work at an archive, see `AtPlace`.
+    """Work on what is found at one archive and given by it, or by another (`fetch_from`); see `AtPlace`.
+
+    While it waits for a slot of one, it holds none of the other; and while images come, none of the archive that was
+    only asked.
 
     Attributes:
-        session: set by `use_session`.
+        node: the archive that gives the images; before `use_session` the one that is asked.
+        asked: the archive that is asked for what there is.
+        session: session with `node`; asking: with `asked`, the same one where that is the same archive.
     """
 
     node: ArchiveNode
+    asked: ArchiveNode
     session: ArchiveSession
+    asking: ArchiveSession
+
+    @property
+    def sessions(self) -> Sequence[Connected]:
+        return (self.session, self.asking) if self.is_split else (self.session,)
+
+    @property
+    def is_split(self) -> bool:
+        """Whether one archive is asked, and another gives the images."""
+        return self.asking is not self.session
 
     def use_session(self, incoming: Path | None = None, progress: Callable[[int], None] = lambda size: None) -> None:
         """Make the session, see `Session`; nothing is opened yet."""
-        self.session = open_archive(
+        self.asked, self.node = self.node, self.node.source
+        opened = partial(open_archive, leases=self.leases, cancelled=self.cancelled, place=lambda: self.place())
+        self.session = self.asking = opened(
             self.node,
-            self.leases,
-            incoming,
-            self.cancelled,
-            progress,
+            incoming=incoming,
+            progress=progress,
             before_transfer=self._begin,
-            place=lambda: self.place(),
+            before_waiting=self._stop_asking,
         )
+        if self.asked is not self.node:
+            self.asking = opened(self.asked, before_waiting=self.session.close)
         self.use_pace()
+
+    def _stop_asking(self) -> None:
+        if self.is_split:
+            self.asking.close()
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._stop_asking()

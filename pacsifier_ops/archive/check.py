@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pydicom.dataset import Dataset
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
@@ -10,8 +12,8 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from pacsifier_ops.archive.attempts import open_archive, slot_of
-from pacsifier_ops.base.config import PacsNode, WebNode
+from pacsifier_ops.archive.attempts import ArchiveSession, open_archive, slot_of
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode
 from pacsifier_ops.base.errors import AssociationBusy, PacsError, Unsupported
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.state.leases import shared
@@ -27,6 +29,33 @@ SERVICES = {
 def query_without_matches() -> Dataset:
     """Make a query that no study matches. Some archives show only on a query whether they accept us."""
     return query("STUDY", StudyInstanceUID="2.25.1", PatientID="")
+
+
+def answers(session: ArchiveSession) -> None:
+    """Check that an archive is there that gives the images of another. It need not answer queries.
+
+    Raises:
+        PacsError: it does not answer, or does not accept us.
+    """
+    with suppress(Unsupported):  # a server of WADO-RS alone says so
+        session.echo()
+
+
+def check_all(node: ArchiveNode) -> str:
+    """Check an archive as a run uses it, and the one that gives its images.
+
+    Returns:
+        Sentences about both.
+
+    Raises:
+        PacsError, StorageError: see `check` and `check_web`; names the archive that gives the images.
+    """
+    said = check(node) if isinstance(node, PacsNode) else check_web(node)
+    if node.giver is None:
+        return said
+    with open_archive(node.giver, shared(), wait=0) as session:
+        answers(session)
+    return f"{said} Images are fetched from {node.giver.name}, which answers."
 
 
 def check(node: PacsNode) -> str:

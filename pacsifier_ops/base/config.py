@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -35,8 +35,8 @@ CONFIG_KEYS = (
 )
 #: Optional keys with times in seconds: fields of `PacsNode`.
 TIMES = ("connect_timeout", "acse_timeout", "dimse_timeout", "recall_wait")
-#: All optional keys: the times, and results of the probe of an archive.
-MORE_KEYS = (*TIMES, "result_limit", "letters")
+#: All optional keys: the times, results of the probe of an archive, and the configuration that images come from.
+MORE_KEYS = (*TIMES, "result_limit", "letters", "fetch_from")
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ class Archive(Node):
         recall_wait: time during which a series that the archive recalls from slow storage is tried again; 0: not at
             all.
         tls_ca, tls_certificate, tls_key: see `Tls`.
+        fetch_from: name of the archive that gives the images of what is found here; empty: this one.
+        giver: that archive, once it is looked up, see `with_giver`.
     """
 
     _: KW_ONLY
@@ -174,6 +176,8 @@ class Archive(Node):
     tls_ca: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    fetch_from: str = ""
+    giver: ArchiveNode | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.accept_patient_id_of not in ("", ACCEPT_ARCHIVE):
@@ -196,6 +200,18 @@ class Archive(Node):
     @property
     def _may_be_off(self) -> Sequence[str]:
         return (*super()._may_be_off, "result_limit", "recall_wait")
+
+    @property
+    def source(self) -> ArchiveNode:
+        """The archive that gives the images of what is found here: this one, or that of `fetch_from`.
+
+        Raises:
+            ConfigError: the latter was not looked up.
+        """
+        if self.giver is None and self.fetch_from:
+            raise ConfigError(f"{self.name}: fetch_from applies to an archive that is searched, and not here")
+        assert isinstance(self, PacsNode | WebNode)
+        return self.giver or self
 
     @property
     def largest_cohort(self) -> int:
@@ -372,6 +388,46 @@ class WebNode(Archive):
 
 #: What we search and fetch from.
 ArchiveNode = PacsNode | WebNode
+AnyArchive = TypeVar("AnyArchive", bound=Archive)
+
+
+def with_giver(node: AnyArchive, look_up: Callable[[str], ArchiveNode]) -> AnyArchive:
+    """Return an archive with the one that its `fetch_from` names, if it names one.
+
+    Args:
+        node: the archive.
+        look_up: returns an archive by its name, without that of its own `fetch_from`.
+
+    Raises:
+        ConfigError: there is no such archive, it is this one, or its images come from a third one.
+    """
+    if not node.fetch_from:
+        return node
+    try:
+        giver = look_up(node.fetch_from)
+    except ConfigError as error:
+        raise ConfigError(f"{node.name}: fetch_from: {error}") from None
+    if giver.name == node.name:
+        raise ConfigError(
+            f"{node.name}: fetch_from names itself, or another of this name; leave it empty, or rename one"
+        )
+    if giver.fetch_from:
+        raise ConfigError(
+            f"{node.name}: fetch_from names {giver.name}, which has a fetch_from itself; name the archive that gives "
+            "the images"
+        )
+    return replace(node, giver=giver)
+
+
+def with_givers(archives: Iterable[ArchiveNode]) -> list[ArchiveNode]:
+    """Return archives and those that give their images, each once, in order."""
+    nodes = {node.name: node for archive in archives for node in (archive, archive.source)}
+    return list(nodes.values())
+
+
+def givers_of(nodes: Iterable[Node]) -> dict[str, str]:
+    """Return the names of the archives that give the images of others, by the names of these."""
+    return {node.name: node.giver.name for node in nodes if isinstance(node, Archive) and node.giver is not None}
 
 
 def _is_here(host: str) -> bool:
@@ -505,7 +561,16 @@ def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
 
 
 def read_archive(path: Path) -> ArchiveNode:
-    """Read the configuration of an archive: a PACSIFIER config.json, or one with the `url` of a web archive.
+    """Read the configuration of an archive, and that of `fetch_from`, a path from the folder of the first.
+
+    Raises:
+        ConfigError: see `read_one` and `with_giver`.
+    """
+    return with_giver(read_one(path), lambda other: read_one(path.parent / other))
+
+
+def read_one(path: Path) -> ArchiveNode:
+    """Read the configuration of an archive alone: a PACSIFIER config.json, or one with the `url` of a web archive.
 
     The latter has further fields of `WebNode`, such as login and password.
 
@@ -533,8 +598,9 @@ def read_config(path: Path) -> PacsNode:
     more: dict[str, Any] = {}
     if config.get("result_limit") is not None:
         more["result_limit"] = _number(config, "result_limit", where, int)
-    if config.get("letters") is not None:
-        more["letters"] = plain_text(config["letters"], "letters", where)
+    for key in ("letters", "fetch_from"):
+        if config.get(key) is not None:
+            more[key] = plain_text(config[key], key, where)
     return PacsNode(
         name=path.stem,
         host=plain_text(config["server_address"], "server_address", where),
@@ -551,8 +617,10 @@ def read_config(path: Path) -> PacsNode:
 
 
 #: Fields of an Airflow connection's extra: those of the node without a field of the connection itself.
-EXTRA_FIELDS = tuple(f.name for f in fields(PacsNode) if f.name not in ("name", "host", "port", "tls_password"))
-WEB_FIELDS = tuple(f.name for f in fields(WebNode) if f.name not in ("name", "url", "login", "password"))
+EXTRA_FIELDS = tuple(
+    f.name for f in fields(PacsNode) if f.name not in ("name", "giver", "host", "port", "tls_password")
+)
+WEB_FIELDS = tuple(f.name for f in fields(WebNode) if f.name not in ("name", "giver", "url", "login", "password"))
 AnyWeb = TypeVar("AnyWeb", bound=WebNode)
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -638,9 +706,6 @@ def web_from_connection(
         place, slash, path = rest.partition("/")
         url = f"{scheme}://{place}:{port}{slash}{path}"
     return of(name, url, login or "", password or "", **values)
-
-
-AnyArchive = TypeVar("AnyArchive", bound=Archive)
 
 
 def with_overrides(node: AnyArchive, **overrides: Any) -> AnyArchive:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from pacsifier_ops.base.config import Archive
+from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierError
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.base.words import size
@@ -46,7 +46,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def begun(command: str, table: Path | None = None, nodes: Iterable[Archive] = (), **facts: Any) -> Run:
+def begun(command: str, table: Path | None = None, nodes: Iterable[Node] = (), **facts: Any) -> Run:
     """Return a new run, of whose start the audit file tells. Rights of connections do not hold for commands.
 
     Args:

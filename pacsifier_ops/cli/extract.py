@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
-from pacsifier_ops.base.config import ArchiveNode, PacsNode
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, with_givers
 from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.cli.crew import Crew, ProgressLine, begun, carry_out, print_result, stoppable
 from pacsifier_ops.extract import steps
@@ -27,7 +27,7 @@ def extract(request: Request, archives: Sequence[ArchiveNode], destination: Pacs
     Raises:
         PacsifierError: the run could not begin.
     """
-    nodes = filter(None, (*archives, destination))
+    nodes = filter(None, (*with_givers(archives), destination))
     run = begun("pacsifier", request.queryfile, nodes)
     with stoppable() as stopped, noted_warnings(run):
         batches = steps.prepare(run, request, archives, archives[0].max_associations, destination)
@@ -86,7 +86,7 @@ def _fetch(
     bar: ProgressLine,
 ) -> list[Exception]:
     """Retrieve or move the units of one archive, and return the errors."""
-    crew = Crew(node.max_associations, stopped)
+    crew = Crew(node.source.max_associations, stopped)
     with closing(steps.open_receivers(run, node)) as receivers:
 
         def worker() -> Fetching:

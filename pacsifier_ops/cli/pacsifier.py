@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.config import ArchiveNode, PacsNode, read_archive, read_config, with_overrides
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, read_archive, read_config, with_overrides
 from pacsifier_ops.base.errors import ConfigError, PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.start import start_light
@@ -48,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--save", "-s", action="store_true", help="retrieve the images of the series found")
     what.add_argument("--move", "-m", action="store_true", help="let the PACS send the series to move_AET")
-    what.add_argument("--upload", "-u", action="store_true", help="send the images of --upload_directory to the PACS")
+    what.add_argument(
+        "--upload",
+        "-u",
+        action="store_true",
+        help="send the images of --upload_directory to the PACS, or to another destination",
+    )
     what.add_argument("--probe", action="store_true", help="find out what the PACS can do, and propose settings")
     more = p.add_argument_group("beyond PACSIFIER")
     add_flags(p, more, Request, UploadRequest)
@@ -113,13 +117,14 @@ def _usage_error(args: argparse.Namespace) -> str:
     return ""
 
 
-def _archive(args: argparse.Namespace, config: Path) -> ArchiveNode:
-    """Return the archive of a configuration, with what the flags say.
+def _archive(args: argparse.Namespace, archive: ArchiveNode) -> ArchiveNode:
+    """Return an archive with what the flags say; they hold for the one that gives its images, too.
 
     Raises:
         ConfigError: a flag does not apply to it.
     """
-    archive = read_archive(config)
+    if archive.giver is not None:
+        archive = replace(archive, giver=_archive(args, archive.giver))
     if isinstance(archive, PacsNode):
         return _node(args, archive)
     tls = tls_of(args, check_host=True)
@@ -153,19 +158,29 @@ def _node(args: argparse.Namespace, node: PacsNode) -> PacsNode:
     )
 
 
+def _upload(args: argparse.Namespace) -> int:
+    from pacsifier_ops.cli.upload import upload
+    from pacsifier_ops.upload.nodes import read_destination
+
+    node = read_destination(args.config[0])
+    if isinstance(node, PacsNode | WebNode):
+        node = _archive(args, node)
+    elif wrong := [flag for flag in (*_TIMES, "tls", "tls_ca", "tls_certificate") if vars(args).get(flag)]:
+        raise ConfigError(f"{node.name}: --{wrong[0]} is for archives; give it as a field of the configuration")
+    refuse_reserved(args.out_directory.absolute(), "--out_directory", alone=True)
+    return upload(request_from(UploadRequest, args), node, args.verbose)
+
+
 def _run(args: argparse.Namespace) -> int:
-    archives = [_archive(args, config) for config in args.config]
+    if args.upload:
+        return _upload(args)
+    archives = [_archive(args, read_archive(config)) for config in args.config]
     if args.probe:
         from pacsifier_ops.probe import run_probe
 
         with stoppable() as stopped:
             return run_probe(_pacs(archives[0], "--probe"), stopped)
     refuse_reserved(args.out_directory.absolute(), "--out_directory", alone=True)
-    if args.upload:
-        from pacsifier_ops.cli.upload import upload
-
-        sending = request_from(UploadRequest, args)
-        return upload(sending, _pacs(archives[0], "--upload"), args.verbose)
     from pacsifier_ops.cli.extract import extract
 
     request = request_from(Request, args, retrieve=SAVE if args.save else MOVE if args.move else NONE)

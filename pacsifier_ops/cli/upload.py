@@ -1,11 +1,12 @@
-"""`pacsifier --upload`: send the DICOM files of a folder to a PACS."""
+"""`pacsifier --upload`: send the DICOM files of a folder to a PACS or another destination."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 
-from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.config import Node, PacsNode
+from pacsifier_ops.base.start import allow
 from pacsifier_ops.cli.crew import Crew, ProgressLine, begun, carry_out, print_result, stoppable
 from pacsifier_ops.runs.folder import noted_warnings
 from pacsifier_ops.runs.job import prepared
@@ -13,15 +14,18 @@ from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.run import UploadRequest
 
 
-def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
+def upload(request: UploadRequest, node: Node, verbose: bool) -> int:
     """Run an upload, and return the exit code.
 
     Args:
+        node: the destination.
         verbose: print a line for every series.
 
     Raises:
         PacsifierError: the run could not begin.
     """
+    if not isinstance(node, PacsNode):
+        allow("requests")
     run = begun("pacsifier --upload", nodes=[node])
     with stoppable() as stopped, noted_warnings(run):
         units = steps.prepare(run, request, node, cancelled=stopped)
@@ -41,4 +45,5 @@ def upload(request: UploadRequest, node: PacsNode, verbose: bool) -> int:
                 raise errors[0]
 
         show = partial(print_result, run, request.out_directory)
-        return carry_out(run, work, steps.report, show, request.accept_incomplete, stopped)
+        report = partial(steps.report, node=lambda: node, cancelled=stopped)
+        return carry_out(run, work, report, show, request.accept_incomplete, stopped)

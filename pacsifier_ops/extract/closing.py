@@ -53,6 +53,7 @@ def close_account(run: Run, leases: Leases) -> RunAccount:
         rows,
         series,
         destination=request.destination,
+        givers=request.givers,
         folder=str(request.out_directory),
         unasked=Quarantine(run.quarantine).counts().total(),
         quarantine=dict(Quarantine(run.quarantine).all_counts()),

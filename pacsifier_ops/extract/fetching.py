@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import ArchiveNode, PacsNode, with_overrides
-from pacsifier_ops.base.errors import NotApproved
+from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.extract.quarantine import Quarantine
 from pacsifier_ops.extract.run import Planned, Request
@@ -28,14 +28,21 @@ if TYPE_CHECKING:
 
 
 def node_with_overrides(node: ArchiveNode, request: Request) -> ArchiveNode:
-    """Return the node with the settings that the request overrides."""
-    return with_overrides(
-        node,
-        method=request.method,
-        max_series=request.max_series,
-        window=request.window,
-        accept_patient_id_of=request.accept_patient_id_of,
-    )
+    """Return the archive with the settings that the request overrides; those of fetching are for its source.
+
+    Raises:
+        ConfigError: a setting does not apply, or the run began with another source.
+    """
+    if request.source_of(node.name) not in (None, node.source.name):
+        raise ConfigError(
+            f"{node.name}: this run began when its images came from {request.source_of(node.name)}, and now they come "
+            f"from {node.source.name} (fetch_from); run it again from the step prepare"
+        )
+    fetching = {"method": request.method, "max_series": request.max_series, "window": request.window}
+    if node.giver is None:
+        return with_overrides(node, accept_patient_id_of=request.accept_patient_id_of, **fetching)
+    giver = with_overrides(node.giver, **fetching)
+    return with_overrides(node, accept_patient_id_of=request.accept_patient_id_of, giver=giver)
 
 
 def open_receivers(run: Run, node: ArchiveNode) -> Receivers:
@@ -43,7 +50,7 @@ def open_receivers(run: Run, node: ArchiveNode) -> Receivers:
     from pacsifier_ops.extract.receiving import Receivers
 
     tree = Tree.open(Request.of(run).out_directory)
-    return Receivers(node, shared(), tree, Quarantine(run.quarantine))
+    return Receivers(node.source, shared(), tree, Quarantine(run.quarantine))
 
 
 def refuse_unapproved(run: Run) -> None:

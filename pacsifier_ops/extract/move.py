@@ -69,7 +69,7 @@ class Mover(AtNode):
     def __post_init__(self) -> None:
         self.use_session()
         self._allowed = _allowed_instances(self.only) if self.only else None
-        self.finder = Finder(self.session)
+        self.finder = Finder(self.asking)
         self.key = self.destination.key if self.destination else f"{self.aet} of {self.node.key}"
 
     def move(self, planned: Planned, account: SeriesAccount) -> None:
@@ -104,7 +104,7 @@ class Mover(AtNode):
         if self.destination is None:
             return None
         keys = {"StudyInstanceUID": planned.study_uid, "SeriesInstanceUID": planned.series_uid}
-        slot = slot_of(self.destination, self.leases, self.cancelled, before_waiting=self.session.close)
+        slot = slot_of(self.destination, self.leases, self.cancelled, before_waiting=self.close)
         with Session(self.destination, slot, cancelled=self.cancelled) as session:
             identifier = query("IMAGE", **keys, SOPInstanceUID="")
             answer = retrying(partial(session.find, identifier), session, self.cancelled)
@@ -156,7 +156,7 @@ class SeriesMove:
         self._listed_before: set[str] | None = None
         self._nothing_moved: NothingMoved | None = None
         self._not_allowed: set[str] = set()
-        self._recall = Recall(mover.node, mover.finder, planned)
+        self._recall = Recall(mover, mover.finder, planned)
 
     def run(self) -> None:
         """Have sent what is missing: the whole series first, then single instances.

@@ -11,8 +11,8 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from pacsifier_ops.archive.attempts import AtNode
 from pacsifier_ops.archive.find import Finder
-from pacsifier_ops.base.config import ArchiveNode
 from pacsifier_ops.base.errors import PacsError, PacsSilent
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.runs.accounts import SeriesAccount
@@ -31,9 +31,9 @@ class Recall:
         reason: what the archive did instead of sending the series; empty if the series need not be postponed.
     """
 
-    def __init__(self, node: ArchiveNode, finder: Finder, planned: Planned) -> None:
+    def __init__(self, work: AtNode, finder: Finder, planned: Planned) -> None:
         self.reason = ""
-        self._node, self._finder, self._planned = node, finder, planned
+        self._work, self._finder, self._planned = work, finder, planned
         self._availability = planned.attributes.get("InstanceAvailability", "")
 
     def refresh(self) -> None:
@@ -61,11 +61,11 @@ class Recall:
             if slow and missing():
                 self.reason = self.reason or missing_reason()
         except PacsError as error:
-            silent = isinstance(error, PacsSilent) and self._node.recall_wait > 0
+            silent = isinstance(error, PacsSilent) and self._work.node.recall_wait > 0
             if not silent and not (slow and error.retryable and error.of_series):
                 raise
             if silent:
-                self._finder.session.echo()  # an archive that hangs recalls nothing: then this raises
+                self._work.session.echo()  # an archive that hangs recalls nothing: then this raises
             self.reason = str(error)
 
     def account_reason(self, account: SeriesAccount) -> str:

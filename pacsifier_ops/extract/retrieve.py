@@ -192,7 +192,7 @@ def identifiers(planned: Planned, uids: list[str], whole: bool) -> Iterator[Data
 
 @dataclass
 class Retriever(AtNode):
-    """Retrieves series of one PACS into one tree, over one session.
+    """Retrieves series of one PACS into one tree, over one session, or two (see `AtNode`).
 
     Attributes:
         node, leases: the PACS, and the leases that enforce its limits.
@@ -219,7 +219,7 @@ class Retriever(AtNode):
 
     def __post_init__(self) -> None:
         self.use_session(self.incoming, self.progress)
-        self.finder = Finder(self.session)
+        self.finder = Finder(self.asking)
 
     def retrieve(self, planned: Planned, account: SeriesAccount) -> None:
         """Fetch one series into the tree, and write the outcome into `account`.
@@ -293,7 +293,7 @@ class Transfer:
         handed_on: those of them that were handed on and are no longer in the tree.
         received: objects to be published, by SOP Instance UID; they are in the retriever's incoming folder.
         published: SOP Instance UIDs of files with their final names.
-        expectation: the instances that the archive lists.
+        expectation: the instances that the archive lists; of two archives, the one that is asked for them.
     """
 
     def __init__(
@@ -335,7 +335,9 @@ class Transfer:
         self._refusals = 0
         self._failure = ""
         self._methods: set[str] = set()
-        self._recall = Recall(self._node, retriever.finder, planned)
+        # Number of missing instances that an archive that was not asked for them does not list either.
+        self._unknown_count = 0
+        self._recall = Recall(retriever, retriever.finder, planned)
         self._was_sending = self._sending = sending
 
     def run(self) -> None:
@@ -355,6 +357,9 @@ class Transfer:
                 break
             self._retriever.again(partial(self._fetch_unless_recalled, whole, method))
             self._retriever.again(self._quarantine_unlisted)
+        if self._retriever.is_split and self._missing():
+            listed = self._listed_at_source()
+            self._unknown_count = 0 if listed is None else len(set(self._missing()) - listed - {""})
 
     def publishable(self) -> dict[str, ReceivedObject]:
         """Return the received objects that may be published, by SOP Instance UID.
@@ -400,7 +405,8 @@ class Transfer:
         if account.missing:
             # If everything that is missing arrived, the remarks on the quarantine give the reason.
             why = f": {self._missing_reason()}" if self._missing() or not self._counts else ""
-            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing{why}"
+            where = f" at {self._node.name}" if self._retriever.is_split else ""
+            return SERIES_INCOMPLETE, f"{account.missing} of {account.expected} instances missing{where}{why}"
         if account.expected is None:
             nothing = "" if account.delivered else ", and sent none"
             return (
@@ -451,6 +457,8 @@ class Transfer:
     def _not_sent_reason(self) -> str:
         """Return why the archive has not sent instances, from its last response."""
         outcome = self._outcome
+        if self._unknown_count:
+            return f"it does not list {self._unknown_count} of them, and {self._retriever.asked.name} does"
         if self._failure or outcome is None:
             return self._failure or "they were not requested"
         if outcome.unreadable:
@@ -476,10 +484,37 @@ class Transfer:
         """Query the expected instances, whether the data base decides about the patient, and the availability."""
         planned = self.planned
         self.expectation = self._retriever.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+        if self.expectation.instances is None and self._retriever.is_split:
+            self.expectation = self._expectation_of_source(self.expectation.count)
         # If the archive has the study under two patients, the difference does not come from a corrected data base.
-        asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._node.accept_patient_id_of)
+        asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._retriever.asked.accept_patient_id_of)
         self._archive_decides = asked and not self._retriever.finder.has_several_patients(planned.study_uid)
         self._recall.refresh()
+
+    def _expectation_of_source(self, count: int | None) -> Expectation:
+        """Return what the archive that gives the images expects, where the one that is asked lists no instances.
+
+        Args:
+            count: the number that the latter gives; a list that is shorter is not used.
+        """
+        found = Finder(self._session).expectation(*self.planned.series, count)
+        if len(found.instances or ()) < (count or 0):
+            return Expectation(None, count)
+        return found
+
+    def _listed_at_source(self) -> set[str] | None:
+        """Return the SOP Instance UIDs that the archive that gives the images lists; None if it does not tell."""
+        if not self._retriever.is_split:
+            return set(self.expectation.instances or ())
+        with suppress(PacsError):
+            if (listed := Finder(self._session).expectation(*self.planned.series, None).instances) is not None:
+                return set(listed)
+        return None
+
+    def _source_lists_missing(self) -> bool:
+        """Return whether the archive that gives the images lists anything of what is missing."""
+        listed, missing = self._listed_at_source() or set(), set(self._missing())
+        return bool(listed if missing == {""} else listed & missing)
 
     def _missing(self) -> list[str]:
         """Return the missing SOP Instance UIDs; [""] if something is missing and the archive does not list what."""
@@ -619,7 +654,7 @@ class Transfer:
                 # Archives that know one failure status only use it also for a series that they no longer have. That
                 # cannot be the case if the archive lists the series.
                 invalid = isinstance(error, NothingMoved) and fault_of(str(identifier.get("SOPInstanceUID", "1")))
-                if self.expectation.instances and not invalid:
+                if self._source_lists_missing() and not invalid:
                     raise
                 self._outcome, self._failure = None, str(error)
             except (AssociationAborted, PacsSilent):

@@ -20,7 +20,7 @@ The items of a unit are series, see `Planned`; the step plan writes them. Their 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE
@@ -65,6 +65,7 @@ class Request(Reading, KeptRequest):
         destination: the destination that images are moved to, for people.
         move_aet: its AE title.
         started: time of the start, ISO 8601.
+        givers: names of the archives that give the images of others (`fetch_from`), by the names of these.
         only: path of the list of instances that may be moved (see `study.release.list_originals`); empty: all.
     """
 
@@ -242,7 +243,12 @@ class Request(Reading, KeptRequest):
     tell: str = common.tell()
     move_aet: str = ""
     started: str = ""
+    givers: dict[str, str] = field(default_factory=dict)
     only: str = ""
+
+    def source_of(self, name: str) -> str | None:
+        """Return the name of the archive that gives the images of another; None before the run has begun."""
+        return self.givers.get(name, name) if self.started else None
 
 
 def beside_of(run: Run) -> Path:
@@ -262,7 +268,8 @@ class Planned:
         folder: path of the series folder below the output folder.
         new_id: pseudonym of the patient from the query table, or empty.
         accept_patient_id_of: value of the query table, see `PacsNode`.
-        pacs: name of the archive that it is fetched from; empty if the run has only one.
+        pacs: name of the archive that it was found in; empty if the run has only one archive.
+        source: name of the archive that it is fetched from, if that is another one.
     """
 
     number: int
@@ -274,6 +281,7 @@ class Planned:
     new_id: str = ""
     accept_patient_id_of: str = ""
     pacs: str = ""
+    source: str = ""
 
     @property
     def series(self) -> SeriesId:
@@ -297,6 +305,7 @@ class Planned:
             description=self.attributes.get("SeriesDescription", ""),
             folder=self.folder,
             pacs=self.pacs,
+            source=self.source,
             expected=self.instances,
             missing=self.instances or 0,
         )

@@ -19,8 +19,14 @@ from itertools import chain, islice
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, node_names
-from pacsifier_ops.base.errors import ConfigError, QueryTableError, StorageError, TooManySeries, TreeError
+from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, givers_of, node_names
+from pacsifier_ops.base.errors import (
+    ConfigError,
+    QueryTableError,
+    StorageError,
+    TooManySeries,
+    TreeError,
+)
 from pacsifier_ops.base.files import read_jsonl, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId, two_people
 from pacsifier_ops.extract import choosing, flowing
@@ -108,7 +114,7 @@ def prepare(
     check_consistent(request, destination)
     nodes = run_nodes(archives, request)
     names = node_names(node.name for node in nodes)
-    request = replace(request, pacs=", ".join(names))
+    request = replace(request, pacs=", ".join(names), givers=givers_of(nodes))
     if request.retrieve == MOVE:
         request = _with_destination(request, nodes, destination)
     request = begin(run, request, KEPT)
@@ -123,7 +129,9 @@ def prepare(
         raise TreeError(f"{error}; check out_directory") from error
     for node in nodes:
         _check_answers(node)
-        if request.retrieve == SAVE and node.method == "move":
+        if node.source is not node:
+            _check_answers(node.source, queried=False)
+        if request.retrieve == SAVE and node.source.method == "move":
             with closing(open_receivers(run, node)) as receivers:
                 receivers.spool()
     if request.retrieve == MOVE and destination is not None:
@@ -240,18 +248,24 @@ def check_consistent(request: Request, destination: PacsNode | str | None) -> No
         raise ConfigError(f"retrieve is {request.retrieve}: {'; '.join(wrong)}")
 
 
-def _check_answers(node: ArchiveNode) -> None:
+def _check_answers(node: ArchiveNode, queried: bool = True) -> None:
     """Check that a node answers C-ECHO, and a C-FIND from our AE title.
+
+    Args:
+        queried: the run queries it. Else it is enough that it answers.
 
     Raises:
         PacsError: it does not.
     """
     from pacsifier_ops.archive.attempts import open_archive
-    from pacsifier_ops.archive.check import query_without_matches
+    from pacsifier_ops.archive.check import answers, query_without_matches
 
     with open_archive(node, shared()) as session:
-        session.echo()
-        session.find(query_without_matches())
+        if queried:
+            session.echo()
+            session.find(query_without_matches())
+        else:
+            answers(session)
 
 
 def _with_destination(request: Request, nodes: Sequence[ArchiveNode], destination: PacsNode | None) -> Request:
@@ -260,6 +274,7 @@ def _with_destination(request: Request, nodes: Sequence[ArchiveNode], destinatio
     Raises:
         ConfigError: no AE title is given, or the archives have different ones, or one of them has no C-MOVE.
     """
+    nodes = [node.source for node in nodes]
     for node in nodes:
         if isinstance(node, WebNode):
             raise ConfigError(f"{node.name}: speaks DICOMweb and cannot move images to another node; save them")
@@ -327,7 +342,7 @@ class _CohortSeries:
 
     Attributes:
         attributes: what the archive returned, JSON.
-        pacs: name of the archive that it is fetched from.
+        pacs: name of the archive that it was found in.
         lines: lines of the query table that find it there.
         elsewhere: lines that find it at another archive.
         new_ids: pseudonyms that these lines give.
@@ -359,7 +374,7 @@ class _CohortSeries:
         self.accept_patient_id_of = ""
 
     def take(self, attributes: dict[str, str], pacs: str) -> None:
-        """Set the attributes that an archive returned; the series is fetched from this archive."""
+        """Set the attributes that an archive returned; the series is fetched from there, or from its source."""
         self.patient = patient_identity(attributes, self.study_uid)
         self.attributes = json.dumps(attributes, ensure_ascii=False).encode()
         self.modality = intern(attributes.get("Modality", ""))
@@ -389,7 +404,7 @@ class Plan:
         units: numbers of the retrieval units.
         series, instances: number of series and of their instances, as far as the archive gives it.
         conflicts: number of patients that are excluded, because rows or responses contradict each other about them.
-        units_of: numbers of the units by the name of the archive that their series are fetched from.
+        units_of: numbers of the units by the name of the archive that their series were found in.
     """
 
     units: list[int]
@@ -424,11 +439,15 @@ def plan(run: Run, archives: Archives) -> Plan:
     tree = Tree.open(request.out_directory)
     parts = {node.name: [item for item in order if item.pacs == node.name] for node in nodes}
     order = list(chain.from_iterable(parts.values()))
-    sizes = {node.name: _size(request, tree, parts[node.name], node) for node in nodes if parts[node.name]}
-    over, exceeds = _exceeded_limits(request, sizes, nodes)
+    sources = {node.source.name: node.source for node in nodes if parts[node.name]}
+    sizes = {
+        name: _size(request, tree, [item for item in order if request.source_of(item.pacs) == name], source)
+        for name, source in sources.items()
+    }
+    over, exceeds = _exceeded_limits(request, sizes, list(sources.values()))
     _assign_folders(tree, order)
     with storage_errors("the state root"):
-        units_of = _write_units(run, parts, new_ids)
+        units_of = _write_units(run, parts, new_ids, request.givers)
         units = list(chain.from_iterable(units_of.values()))
         instances = sum(item.instances or 0 for item in order)
         counts = {"units": len(units), "series": len(order), "instances": instances}
@@ -485,14 +504,18 @@ def _assign_folders(tree: Tree, items: Iterable[_CohortSeries]) -> None:
 
 
 def _write_units(
-    run: Run, parts: Mapping[str, Sequence[_CohortSeries]], new_ids: Mapping[str, str]
+    run: Run,
+    parts: Mapping[str, Sequence[_CohortSeries]],
+    new_ids: Mapping[str, str],
+    givers: Mapping[str, str],
 ) -> dict[str, list[int]]:
     """Cut series into units, and write them.
 
     Args:
         run: the run.
-        parts: the series by the name of the archive that they are fetched from.
+        parts: the series by the name of the archive that they were found in.
         new_ids: pseudonyms by patient.
+        givers: see `Request`.
 
     Returns:
         The numbers of the units by the name of the archive.
@@ -501,7 +524,9 @@ def _write_units(
     number = first = 0
     for name, part in parts.items():
         for unit in slices(len(part)):
-            planned = (_to_planned(first + i + 1, part[i], new_ids, name if len(parts) > 1 else "") for i in unit)
+            source = givers.get(name, "")
+            pacs = name if source or len(parts) > 1 else ""
+            planned = (_to_planned(first + i + 1, part[i], new_ids, pacs, source) for i in unit)
             run.write_part("units", number, map(asdict, planned))
             units_of.setdefault(name, []).append(number)
             number += 1
@@ -561,13 +586,15 @@ def _exceeded_limits(
 def _digest(request: Request, order: Iterable[_CohortSeries]) -> str:
     """Return the SHA-256 of the cohort: its series, their numbers of instances, source, and output or destination."""
     whole = hashlib.sha256()
-    whole.update("\0".join((request.pacs, request.retrieve, request.destination, str(request.out_directory))).encode())
+    places = (request.pacs, request.retrieve, request.destination, str(request.out_directory))
+    givers = (name for pair in sorted(request.givers.items()) for name in pair)
+    whole.update("\0".join((*places, *givers)).encode())
     for item in sorted(order, key=lambda item: (item.study_uid, item.series_uid)):
         whole.update(f"\n{item.study_uid}\0{item.series_uid}\0{item.instances}".encode())
     return whole.hexdigest()
 
 
-def _to_planned(number: int, item: _CohortSeries, new_ids: Mapping[str, str], pacs: str) -> Planned:
+def _to_planned(number: int, item: _CohortSeries, new_ids: Mapping[str, str], pacs: str, source: str) -> Planned:
     return Planned(
         number,
         list(item.lines),
@@ -578,6 +605,7 @@ def _to_planned(number: int, item: _CohortSeries, new_ids: Mapping[str, str], pa
         new_ids.get(item.patient, ""),
         item.accept_patient_id_of,
         pacs,
+        source,
     )
 
 
@@ -767,7 +795,7 @@ def retrieve(
 
 
 def archive_of(run: Run, archives: Archives, unit: int) -> ArchiveNode:
-    """Return the archive that the series of a unit are fetched from.
+    """Return the archive that the series of a unit were found in.
 
     Raises:
         ConfigError: it is not among `archives`.

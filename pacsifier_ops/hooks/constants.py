@@ -10,6 +10,8 @@ CONVERSION_POOL = "conversion"
 #: XCom of the first step of a job, and its keys: the connections of the nodes that it talks to, and its urgency.
 NODES = "nodes"
 URGENCY = "urgency"
+#: Key of the first: which connections give the images of others (`fetch_from`), by the names of these.
+GIVERS = "givers"
 #: XCom of a step that makes units: how many items each has, on average.
 ITEMS = "items"
 #: XCom of the step plan, where a run queries several archives: the first unit of each, by name.

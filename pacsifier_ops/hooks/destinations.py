@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.hooks.dicom import DicomHook
-from pacsifier_ops.hooks.dicomweb import archive_of, connection_of
+from pacsifier_ops.hooks.archives import DICOM, archive_of, connection_of
 from pacsifier_ops.upload.nodes import store_of
 
 
@@ -18,6 +17,6 @@ def destination(name: str) -> Node:
         ConfigError: names the missing connection, its type if nothing can be sent there, or the wrong field.
     """
     found = connection_of(name)
-    if found.conn_type == DicomHook.conn_type:
+    if found.conn_type == DICOM:
         return archive_of(name, found)
     return store_of(name, found)

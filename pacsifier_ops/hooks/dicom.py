@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 
 from pacsifier_ops.base.config import PacsNode, node_from_connection
-from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.hooks.archives import DICOM, connection_of, whole
 from pacsifier_ops.hooks.button import tested
 
 
@@ -25,7 +24,7 @@ class DicomHook(BaseHook):
 
     conn_name_attr = "pacs_conn_id"
     default_conn_name = "pacs_default"
-    conn_type = "dicom"
+    conn_type = DICOM
     hook_name = "DICOM node (PACS)"
 
     def __init__(self, pacs_conn_id: str = default_conn_name, **kwargs: Any) -> None:
@@ -38,15 +37,9 @@ class DicomHook(BaseHook):
         Raises:
             ConfigError: names the missing connection, or the wrong field.
         """
-        try:
-            connection = self.get_connection(self.pacs_conn_id)
-        except AirflowNotFoundException:
-            raise ConfigError(
-                f"there is no connection {self.pacs_conn_id}; make one of type {self.conn_type}"
-            ) from None
-        return node_from_connection(
-            self.pacs_conn_id, connection.host, connection.port, connection.extra_dejson, connection.password
-        )
+        connection = connection_of(self.pacs_conn_id)
+        fields = (connection.host, connection.port, connection.extra_dejson, connection.password)
+        return whole(node_from_connection(self.pacs_conn_id, *fields))
 
     def test_connection(self) -> tuple[bool, str]:
         """Send a C-ECHO and a query without matches, for the Test button.
@@ -54,11 +47,11 @@ class DicomHook(BaseHook):
         Returns:
             Whether a run could use the PACS, and a sentence with the result.
         """
-        from pacsifier_ops.archive.check import check
+        from pacsifier_ops.archive.check import check_all
 
         def try_it() -> str:
             node = self.get_conn()
             # Airflow makes up the id for the test, so use the AE title as the name.
-            return check(replace(node, name=node.called_aet))
+            return check_all(replace(node, name=node.called_aet))
 
         return tested(self.pacs_conn_id, self.log.exception, try_it)

@@ -6,12 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException
 
-from pacsifier_ops.base.config import ArchiveNode, WebNode, node_from_connection, web_from_connection
-from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.config import WebNode, web_from_connection
+from pacsifier_ops.hooks.archives import DICOMWEB, connection_of, whole
 from pacsifier_ops.hooks.button import tested
-from pacsifier_ops.hooks.dicom import DicomHook
 
 
 class DicomWebHook(BaseHook):
@@ -26,7 +24,7 @@ class DicomWebHook(BaseHook):
 
     conn_name_attr = "pacs_conn_id"
     default_conn_name = "pacs_web"
-    conn_type = "dicomweb"
+    conn_type = DICOMWEB
     hook_name = "DICOMweb archive"
 
     def __init__(self, pacs_conn_id: str = default_conn_name, **kwargs: Any) -> None:
@@ -41,7 +39,7 @@ class DicomWebHook(BaseHook):
         """
         found = connection_of(self.pacs_conn_id)
         fields = (found.host, found.port, found.extra_dejson, found.login, found.password)
-        return web_from_connection(self.pacs_conn_id, *fields)
+        return whole(web_from_connection(self.pacs_conn_id, *fields))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one study, for the Test button.
@@ -49,40 +47,9 @@ class DicomWebHook(BaseHook):
         Returns:
             Whether a run could use the archive, and a sentence with the result.
         """
-        from pacsifier_ops.archive.check import check_web
+        from pacsifier_ops.archive.check import check_all
 
         # Airflow makes up the id for the test, so use the kind as the name.
         return tested(
-            self.pacs_conn_id, self.log.exception, lambda: check_web(replace(self.get_conn(), name="DICOMweb"))
+            self.pacs_conn_id, self.log.exception, lambda: check_all(replace(self.get_conn(), name="DICOMweb"))
         )
-
-
-def connection_of(name: str) -> Any:
-    """Return a connection of Airflow.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    try:
-        return BaseHook.get_connection(name)
-    except AirflowNotFoundException:
-        raise ConfigError(
-            f"there is no connection {name}; make one of type {DicomHook.conn_type} or {DicomWebHook.conn_type}"
-        ) from None
-
-
-def archive(name: str) -> ArchiveNode:
-    """Return the archive of a connection; its type says what it speaks.
-
-    Raises:
-        ConfigError: names the missing connection, or the wrong field.
-    """
-    return archive_of(name, connection_of(name))
-
-
-def archive_of(name: str, connection: Any) -> ArchiveNode:
-    """Return the same of a connection that was looked up, with its fields as attributes."""
-    fields = (connection.host, connection.port, connection.extra_dejson)
-    if connection.conn_type == DicomWebHook.conn_type:
-        return web_from_connection(name, *fields, connection.login, connection.password)
-    return node_from_connection(name, *fields, connection.password)

@@ -98,7 +98,7 @@ def _added(node: Node, session: Session) -> bool:
 
 def dicom_nodes(session: Session) -> list[ArchiveNode]:
     """Return the archives of all valid connections. A run with an invalid one reports the error."""
-    from pacsifier_ops.hooks.dicomweb import archive_of
+    from pacsifier_ops.hooks.archives import archive_of
 
     found: list[ArchiveNode] = []
     for connection in dicom_connections(session):

@@ -17,10 +17,10 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pacsifier_ops.base import options, settings
-from pacsifier_ops.base.config import ArchiveNode, Node, PacsNode, node_names, read_archive
+from pacsifier_ops.base.config import ArchiveNode, Node, PacsNode, givers_of, node_names, read_archive
 from pacsifier_ops.base.errors import ConfigError, InputError, Later, NotAllowed, PacsifierError, StorageError
 from pacsifier_ops.base.files import read_json
-from pacsifier_ops.hooks.constants import ITEMS, NODES, URGENCY
+from pacsifier_ops.hooks.constants import GIVERS, ITEMS, NODES, URGENCY
 from pacsifier_ops.operators import line
 from pacsifier_ops.operators.stages import Stage, stage_of
 from pacsifier_ops.runs import approvals, failures, labels, people
@@ -213,8 +213,10 @@ class PrepareOperator(PacsifierOperator):
             # For pools and weights of the steps that follow, see `plugins.policy`.
             counts = expected(run)
             items = -(-counts.get("rows", counts.get("items", 0)) // max(1, len(units)))
-            context["ti"].xcom_push(NODES, {NODES: names, URGENCY: params.get(URGENCY), ITEMS: items})
-            line.enter(run, context, self.reached(params), str(params.get(URGENCY)), self.task_id)
+            reached = self.reached(params)
+            told = {NODES: names, GIVERS: givers_of(reached), URGENCY: params.get(URGENCY), ITEMS: items}
+            context["ti"].xcom_push(NODES, told)
+            line.enter(run, context, reached, str(params.get(URGENCY)), self.task_id)
         self.log.info("%d unit(s) of %s; run folder %s", len(units), self.units_of, run.folder)
         return units
 
@@ -510,7 +512,7 @@ def connected(name: str) -> ArchiveNode:
     Raises:
         ConfigError: names what is wrong with it.
     """
-    from pacsifier_ops.hooks.dicomweb import archive
+    from pacsifier_ops.hooks.archives import archive
 
     return archive(name)
 

@@ -32,7 +32,7 @@ class DicomRetrieveOperator(TalksToNode, UnitOperator):
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
         archives = nodes_of(params)
-        overtaken = self.overtaken(run, steps.archive_of(run, archives, self.unit))
+        overtaken = self.overtaken(run, steps.archive_of(run, archives, self.unit).source)
         return steps.retrieve(run, archives, self.unit, self.cancelled, self.resumed, overtaken)
 
 
@@ -44,5 +44,5 @@ class DicomMoveOperator(TalksToNode, UnitOperator):
     def do(self, run: Run, params: Any) -> dict[str, int | float]:
         """Return sums over the series of the unit."""
         archives = nodes_of(params)
-        overtaken = self.overtaken(run, steps.archive_of(run, archives, self.unit))
+        overtaken = self.overtaken(run, steps.archive_of(run, archives, self.unit).source)
         return steps.move(run, archives, self.unit, destination_of(params), self.cancelled, self.resumed, overtaken)

@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk.bases.branch import BranchMixIn
 from airflow.sdk.exceptions import AirflowFailException
 
+from pacsifier_ops.base.config import with_givers
 from pacsifier_ops.base.errors import StorageError
 from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.rights import IDENTIFIED, SEND, TAKE
@@ -54,7 +55,7 @@ class ExtractPrepareOperator(PrepareOperator):
 
     def needs(self, request: Request, params: Any) -> list[Need]:
         """Return the rights that the run needs. What a study retrieves stays in its own folder until its release."""
-        archives, destination = nodes_of(params), destination_of(params)
+        archives, destination = with_givers(nodes_of(params)), destination_of(params)
         needs = [(TAKE, node) for node in archives] + urgency_needs(params.get(URGENCY), archives)
         if destination is not None:
             needs += [(SEND, destination)]

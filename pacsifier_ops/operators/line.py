@@ -16,13 +16,13 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from pacsifier_ops.base.config import Node
+from pacsifier_ops.base.config import Archive, Node
 from pacsifier_ops.base.files import read_json, storage_errors, write_json
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.turns import Entry, Line
 
-#: Steps whose tasks run in the pool of a PACS.
-_STEPS = ("find", "retrieve", "move", "store")
+#: Steps whose tasks run in the pool of a PACS: those that query it, and those that transfer images.
+_QUERIES, _TRANSFERS = ("find",), ("retrieve", "move", "store")
 #: File in a run's folder: to which runs it has given way, see `Overtaken`.
 _GIVEN = "gave_way.json"
 
@@ -37,10 +37,15 @@ def enter(run: Run, context: Any, nodes: Iterable[Node], urgency: str, task_id: 
         StorageError: the state root cannot be written.
     """
     dag_run, group = context["dag_run"], task_id.rpartition(".")[0]
-    task_ids = [f"{group}.{step}" if group else step for step in _STEPS]
+    places: dict[str, tuple[str, dict[str, None]]] = {}
     for node in nodes:
-        entry = Entry(str(run.folder), node.name, urgency, dag_run.dag_id, dag_run.run_id, task_ids)
-        Line(node.key).enter(run.name, entry)
+        giver = node.giver if isinstance(node, Archive) else None
+        for place, steps in ((giver or node, _TRANSFERS), (node, _QUERIES)):
+            known = places.setdefault(place.key, (place.name, {}))
+            known[1].update(dict.fromkeys(f"{group}.{step}" if group else step for step in steps))
+    for key, (name, task_ids) in places.items():
+        entry = Entry(str(run.folder), name, urgency, dag_run.dag_id, dag_run.run_id, list(task_ids))
+        Line(key).enter(run.name, entry)
 
 
 def leave(run: Run) -> None:

@@ -172,7 +172,7 @@ def _kept(run: Run, name: str) -> Any:
 
 
 def _connect(name: str) -> object:
-    from pacsifier_ops.hooks.dicomweb import archive
+    from pacsifier_ops.hooks.archives import archive
 
     return archive(name)
 

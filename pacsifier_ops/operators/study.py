@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from pacsifier_ops.base.config import node_names
+from pacsifier_ops.base.config import Archive, givers_of, node_names
 from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.options import OWNER
 from pacsifier_ops.extract.requests import table_path
@@ -127,9 +127,11 @@ class StudySetUpOperator(PacsifierOperator):
             _refuse_both(params, context["dag"].params)
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
         study = steps.set_up(run, given, file, starter(context))
-        names = filter(None, (*node_names(study.pacs), study.upload, study.karnak, study.move))
-        nodes = {name: takes(name) if name == study.upload else connected(name) for name in names}
-        needs = [(right, nodes[name]) for right, name in study.needs]
+        archives = node_names(study.pacs)
+        nodes = {name: takes(name) for name in filter(None, [study.upload])}
+        nodes |= {name: connected(name) for name in filter(None, (*archives, study.karnak, study.move))}
+        nodes |= {node.giver.name: node.giver for node in nodes.values() if isinstance(node, Archive) and node.giver}
+        needs = [(right, nodes[name]) for right, name in study.needs(givers_of(nodes.values()))]
         try:
             facts = admit(run, context, needs, **study.told, urgency=study.urgency)
         except BaseException:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.policies import hookimpl
 
-from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, ITEMS, NODES, POOLED, URGENCY
+from pacsifier_ops.hooks.constants import ARCHIVES, COMMON_POOL, GIVERS, ITEMS, NODES, POOLED, URGENCY
 from pacsifier_ops.hooks.pools import pool_for
 from pacsifier_ops.runs.options import DEFAULT_NODE
 from pacsifier_ops.state.turns import PATIENCE, URGENT, Place
@@ -69,17 +69,20 @@ def task_instance_mutation_hook(task_instance: TaskInstance, dag_run: DagRun | N
         group, _, name = task_instance.task_id.rpartition(".")
         within = f"{group}." if group else ""
         told = _xcom(dag_run, f"{within}prepare", NODES, session)
+        givers: Mapping[str, str] = {}
         if isinstance(told, Mapping):
-            urgency, items = told.get(URGENCY, urgency), told.get(ITEMS, 1)
+            urgency, items, givers = told.get(URGENCY, urgency), told.get(ITEMS, 1), told.get(GIVERS, givers)
             told = told.get(NODES)
         names = told or _asked(given)  # a list: an earlier version has begun the run
-        # A task that queries several archives runs in the pool of the first. A unit is of one archive.
+        # A task that queries several archives runs in the pool of the first. A unit is of one archive, and is
+        # transferred in the pool of the one that gives the images.
         wanted = names[0]
         if name in ("retrieve", "move"):
             items = _xcom(dag_run, f"{within}plan", ITEMS, session) or 1
             first_units = (_xcom(dag_run, f"{within}plan", ARCHIVES, session) or {}) if len(names) > 1 else {}
             begun = [archive for archive, first in first_units.items() if first <= task_instance.map_index]
             wanted = max(begun, key=first_units.__getitem__, default=wanted)
+            wanted = givers.get(wanted, wanted)
         with session.no_autoflush:
             pool = pool_for(wanted, session)
             if pool is not None:

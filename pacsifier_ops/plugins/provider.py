@@ -62,6 +62,12 @@ _PACS: _Sections = {
             "AE title of the node that a run with retrieve = move sends series to. Empty: none.",
             _AE_TITLE,
         ),
+        "fetch_from": (
+            "Fetch from",
+            "Id of another connection, of type dicom or dicomweb, that gives the images of what is found here. Empty: "
+            "they are fetched from here.",
+            {},
+        ),
     },
     "Limits and pacing": {
         "max_associations": (
@@ -183,7 +189,7 @@ _WEB: _Sections = {
             {},
         ),
     },
-    "Retrieval": {name: _PACS["Retrieval"][name] for name in ("accept_patient_id_of",)},
+    "Retrieval": {name: _PACS["Retrieval"][name] for name in ("accept_patient_id_of", "fetch_from")},
     "Limits and pacing": {
         **_PACS["Limits and pacing"],
         "max_associations": (

@@ -113,6 +113,7 @@ class SeriesAccount:
         lines: lines of the query table that asked for it; none for an upload.
         folder: path of the series folder, below the output folder (save) or the uploaded folder (upload).
         pacs: name of the archive of the series if the run asks several.
+        source: name of the archive that gives its images, if that is another one.
         expected: instances that the archive lists, or that the uploaded folder holds; None: unknown.
         present: expected instances that the target had before: whole in the folder, handed on from there and removed
             since, or confirmed by the destination.
@@ -141,6 +142,7 @@ class SeriesAccount:
     description: str = ""
     folder: str = ""
     pacs: str = ""
+    source: str = ""
     state: str = SERIES_FAILED
     expected: int | None = None
     present: int = 0
@@ -215,6 +217,7 @@ class RunAccount:
             undecided; empty without a selection.
         flow: the flow from what was asked for to what was fetched; empty without a selection.
         cohort: how large the cohort is, in words and counts, if it was only found.
+        givers: names of the archives that give the images of others, by the names of these.
     """
 
     run: str
@@ -236,6 +239,7 @@ class RunAccount:
     selection: dict[str, Any] = field(default_factory=dict)
     flow: list[FlowLine] = field(default_factory=list)
     cohort: list[str] = field(default_factory=list)
+    givers: dict[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -296,7 +300,7 @@ class RunAccount:
             if row.state not in ROWS_ANSWERED:
                 figures.counts["pacsifier_failures", self.pacs, action, status_of(row.reason)] += 1
         for series in self.series:
-            pacs = series.pacs or self.pacs or self.destination
+            pacs = series.source or series.pacs or self.pacs or self.destination
             figures.counts["pacsifier_series", pacs, action, series.state] += 1
             for state in IMAGES:
                 figures.counts["pacsifier_images", pacs, action, state] += getattr(series, state)

@@ -70,7 +70,8 @@ def write_books(
 def _columns(account: RunAccount, columns: Sequence[str]) -> Columns:
     """Return the columns of the log: those before its own, then its own that are not among them."""
     several = {"PACS": TEXT} if any(series.pacs for series in account.series) else {}
-    own = {**LOG_COLUMNS, **several}
+    fetched = {"FetchedFrom": TEXT} if any(series.source for series in account.series) else {}
+    own = {**LOG_COLUMNS, **several, **fetched}
     return {**{name: own.get(name, TEXT) for name in columns}, **own}
 
 
@@ -112,6 +113,7 @@ def _of_series(series: SeriesAccount) -> dict[str, Any]:
         "Status": series.state,
         "Reason": series.reason,
         "PACS": series.pacs,
+        "FetchedFrom": series.source or series.pacs,
     }
 
 

@@ -254,6 +254,8 @@ def _verdict(account: RunAccount, words: _Words) -> VerdictBox:
 def _places(account: RunAccount) -> list[tuple[str, str]]:
     """Return source and destination, as names and values."""
     folder, pacs, destination = account.folder, account.pacs, account.destination
+    for name, giver in account.givers.items():
+        pacs += f"; images of {name} from {giver}"
     return {
         SAVE: [("Source", pacs), ("Destination", folder)],
         NONE: [("Source", pacs), ("Retrieve", "none"), ("Log and dumps", folder)],

@@ -66,7 +66,7 @@ class SeriesWorker(Worker[S, SeriesAccount]):
 
     def rest(self) -> None:
         """Close the association."""
-        self.at_node.session.close()
+        self.at_node.close()
 
     def transfer(self, series: S, account: SeriesAccount) -> None:
         """Transfer a series, and write the outcome into its account."""
@@ -106,8 +106,7 @@ class SeriesWorker(Worker[S, SeriesAccount]):
     def work(self, item: S, result: SeriesAccount) -> SeriesAccount:
         """See `transfer`. It counts for the place of the run, and for the rate of the node."""
         result.reason = ""
-        session, node = self.at_node.session, self.at_node.node
-        waited = session.waited
+        node, waited = self.at_node.node, self.at_node.waited
         try:
             self.transfer(item, result)
         except PacsifierError as error:
@@ -117,7 +116,7 @@ class SeriesWorker(Worker[S, SeriesAccount]):
             if result.method:  # the node has worked for it, whatever came of it
                 count_turn(self._run.folder)
         if result.received:
-            took = max(0.0, result.seconds - (session.waited - waited))
+            took = max(0.0, result.seconds - (self.at_node.waited - waited))
             Line(node.key).measured(result.received, result.bytes, took)
         return result
 

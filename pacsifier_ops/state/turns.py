@@ -202,6 +202,11 @@ class Line:
         """Return the runs that have entered, by name."""
         return {path.stem: entry for path in self._paths() if (entry := _entry(path)) is not None}
 
+    def transfers(self, run: str) -> bool:
+        """Return whether a run transfers images here, and does not only ask what there is."""
+        entry = _entry(self._folder / f"{run}.json")
+        return entry is not None and any(task.rpartition(".")[2] != "find" for task in entry.task_ids)
+
     def _paths(self) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             yield from (path for path in sorted(self._folder.iterdir()) if path.suffix == ".json")

@@ -354,10 +354,14 @@ class Study(Reading, KeptRequest):
                 **self.told,
             )
 
-    @property
-    def needs(self) -> list[tuple[str, str]]:
-        """Rights that a run needs, each with the name of the connection."""
-        archives = node_names(self.pacs) if self.has(stages.EXTRACT) or self.move else []
+    def needs(self, givers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return the rights that a run needs, each with the name of the connection.
+
+        Args:
+            givers: connections that give the images of others, by the names of these.
+        """
+        asked = node_names(self.pacs) if self.has(stages.EXTRACT) or self.move else []
+        archives = list(dict.fromkeys([*asked, *(givers[name] for name in asked if name in givers)]))
         identified = [name for name in (self.karnak, self.move) if name]
         sent_to = list(filter(None, (self.upload, self.karnak, self.move)))
         needs = [(TAKE, name) for name in archives] + [(SEND, name) for name in sent_to]

@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.extract import arrival
 from pacsifier_ops.extract.arrival import Arrived
-from pacsifier_ops.hooks.dicomweb import archive
+from pacsifier_ops.hooks.archives import archive
 from pacsifier_ops.operators.base import adopt_settings
 from pacsifier_ops.runs.folder import Run
 

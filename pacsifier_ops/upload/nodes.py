@@ -5,11 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pacsifier_ops.base.config import Node, WebNode, extra_values, plain_host, web_from_connection
+from pacsifier_ops.base.config import (
+    Node,
+    WebNode,
+    extra_values,
+    node_from_connection,
+    plain_host,
+    plain_text,
+    read_keys,
+    read_one,
+    web_from_connection,
+)
 from pacsifier_ops.base.errors import ConfigError
+from pacsifier_ops.base.given import Unusable, json_of, read_given
 
 
 @dataclass(frozen=True)
@@ -331,6 +344,31 @@ def store_of(name: str, connection: Any) -> Node:
         return web_from_connection(name, *address, connection.login, connection.password, web)
     own = (connection.host, connection.port, connection.login, connection.password)
     return store_from_connection(name, connection.conn_type or "", *own, connection.extra_dejson)
+
+
+def read_destination(path: Path) -> Node:
+    """Read the configuration of a destination: that of an archive, or the JSON of a connection of Airflow.
+
+    The latter has a `conn_type` and the fields of that type; further fields are in `extra`.
+
+    Raises:
+        ConfigError: the file is missing or no JSON object, or a field is unknown or wrong.
+    """
+    try:
+        found = json_of(read_given(path))
+    except Unusable as error:
+        raise ConfigError(f"{path.name}: {error}; check the configuration") from None
+    if not isinstance(found, dict) or "conn_type" not in found:
+        return read_one(path)
+    given = read_keys(path, ("conn_type",), ("host", "port", "login", "password", "extra"))
+    text = {k: plain_text(given.get(k) or "", k, path.name) for k in ("conn_type", "host", "login", "password")}
+    port = given.get("port")
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int)):
+        raise ConfigError(f"{path.name}: port is not a whole number")
+    connection = SimpleNamespace(port=port, extra_dejson=given.get("extra") or {}, **text)
+    if connection.conn_type == "dicom":
+        return node_from_connection(path.stem, connection.host, port, connection.extra_dejson, connection.password)
+    return store_of(path.stem, connection)
 
 
 def _without_foreign(extra: Any, conn_type: str, where: str) -> Any:

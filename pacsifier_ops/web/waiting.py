@@ -161,7 +161,8 @@ def _end(folder: Run, nodes: dict[str, Node]) -> dt.datetime | None:
 
     Those that go before it are done first. Where it works at several PACS, nobody knows what each has left.
     """
-    at_work = [(part, line) for part in with_stages(folder) for line in Line.of_run(part.name)]
+    lines = ((part, line) for part in with_stages(folder) for line in Line.of_run(part.name))
+    at_work = [(part, line) for part, line in lines if line.transfers(part.name)]
     if len(at_work) != 1:
         return None
     ((part, line),) = at_work

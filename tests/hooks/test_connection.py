@@ -20,7 +20,17 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as S
 from pynetdicom.sop_class import Verification
 
 from pacsifier_ops.archive.check import check
-from pacsifier_ops.base.config import EXTRA_FIELDS, METHODS, PacsNode, node_from_connection, read_config, with_overrides
+from pacsifier_ops.base.config import (
+    EXTRA_FIELDS,
+    METHODS,
+    PacsNode,
+    WebNode,
+    node_from_connection,
+    read_archive,
+    read_config,
+    web_from_connection,
+    with_overrides,
+)
 from pacsifier_ops.base.errors import (
     AssociationAborted,
     AssociationBusy,
@@ -393,6 +403,77 @@ def test_a_config_becomes_a_connection_with_a_pool(
     assert stored(database) == {"pacs_default": ("dicom", "", replace(node, port=104))}
     assert connection.main(["--config", str(config), "--name", "pacs-2"]) == 0
     assert sorted(stored(database)) == ["pacs-2", "pacs_default"]
+
+
+@pytest.mark.airflow
+def test_a_config_with_a_url_becomes_a_connection_of_a_web_archive(
+    database: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "vna.json"
+    address = "https://vna.example/dicom-web"
+    path.write_text(
+        json.dumps({"url": address, "login": "research", "password": "s3cr3t-Word", "window": "20:00-06:00"})
+    )
+    assert connection.main(["--config", str(path), "--name", "vna", "--print"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["vna"]["conn_type"] == "dicomweb" and "s3cr3t" not in printed.out + printed.err
+    assert "passwords are not printed" in printed.err
+    assert connection.main(["--config", str(path), "--name", "vna"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"connection vna: {address}\npool vna: 4 slots\n" and "s3cr3t" not in printed.err
+    assert web_archives(database) == {"vna": read_archive(path)}
+    # TLS files and rights that somebody has given meanwhile stay, unless the configuration has others.
+    change_extra(database, "vna", tls_ca="/etc/ca.pem", may_take="anna")
+    path.write_text(json.dumps({"url": address, "login": "research", "password": "n3w-Word"}))
+    assert connection.main(["--config", str(path), "--name", "vna", "--replace"]) == 0
+    assert web_archives(database) == {"vna": replace(read_archive(path), tls_ca="/etc/ca.pem", may_take="anna")}
+
+
+@pytest.mark.airflow
+def test_a_config_with_fetch_from_becomes_two_connections(
+    database: Any, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "vna.json"
+    path.write_text(json.dumps({"url": "https://vna.example/dicom-web", "fetch_from": "config.json"}))
+    assert connection.main(["--config", str(path), "--name", "vna"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "connection config: PACS at pacs.hospital.example port 11112",
+        "pool config: 4 slots",
+        "connection vna: https://vna.example/dicom-web",
+        "pool vna: 4 slots",
+    ]
+    assert web_archives(database)["vna"].fetch_from == "config"
+    # Another one may have the same: that connection stays, with what people have set there.
+    assert connection.main(["--config", str(path), "--name", "second"]) == 0
+    assert "connection config: it is there already, and stays as it is" in capsys.readouterr().out
+    # But not one of that name that leads elsewhere.
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"port": 104}))
+    assert connection.main(["--config", str(path), "--name", "third"]) == 2
+    assert "there is a connection config already; give --replace" in capsys.readouterr().err
+    assert set(web_archives(database)) == {"vna", "second"}
+    assert connection.main(["--config", str(path), "--name", "config"]) == 2
+    assert "would be called config as well; give another --name" in capsys.readouterr().err
+
+
+def web_archives(database: Any) -> dict[str, WebNode]:
+    """Return the nodes of the connections of web archives in the database."""
+    from airflow.models.connection import Connection
+    from sqlalchemy import select
+
+    with database() as session:
+        found = session.scalars(select(Connection).where(Connection.conn_type == "dicomweb")).all()
+        fields = ((c.conn_id, c.host, c.port, c.extra_dejson, c.login, c.password) for c in found)
+        return {one[0]: web_from_connection(*one) for one in fields}
+
+
+def change_extra(database: Any, name: str, **extra: str) -> None:
+    from airflow.models.connection import Connection
+    from sqlalchemy import select
+
+    with database() as session:
+        one = session.scalar(select(Connection).where(Connection.conn_id == name))
+        one.extra = json.dumps({**one.extra_dejson, **extra})
+        session.commit()
 
 
 @pytest.mark.airflow

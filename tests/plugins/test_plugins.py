@@ -252,6 +252,37 @@ def test_runs_take_turns(airflow: Airflow, session: Any) -> None:
     assert weight("retrieve", 100, "bulk") == weight("retrieve", 2024)
 
 
+def test_images_come_in_the_pool_of_the_archive_that_gives_them(airflow: Airflow, session: Any) -> None:
+    from airflow.models.connection import Connection
+    from airflow.models.dagbag import DBDagBag
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
+
+    from pacsifier_ops.hooks.constants import ARCHIVES, GIVERS, NODES
+    from pacsifier_ops.plugins.policy import task_instance_mutation_hook
+
+    dag_run = run_that_finds_nothing(airflow, session)
+    dag = DBDagBag().get_dag_for_run(dag_run, session)
+    assert dag is not None
+    for name in ("index", "web", "store"):
+        session.add(Connection(name, "dicom", host="pacs", port=104, extra='{"called_aet": "P"}'))
+    session.commit()
+    whose = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id}
+    XComModel.clear(**whose, task_id="prepare", map_index=-1, session=session)
+    told = {NODES: ["index", "web"], GIVERS: {"index": "store"}}
+    XComModel.set(NODES, told, **whose, task_id="prepare", session=session)
+    XComModel.set(ARCHIVES, {"index": 0, "web": 2}, **whose, task_id="plan", session=session)
+
+    def pool(task: str, unit: int) -> str:
+        version = dag_run.created_dag_version_id
+        instance = TaskInstance(dag.get_task(task), dag_version_id=version, run_id=dag_run.run_id, map_index=unit)
+        task_instance_mutation_hook(instance, dag_run)
+        return str(instance.pool)
+
+    assert [pool("find", unit) for unit in (0, 3)] == ["index", "index"]
+    assert [pool(task, unit) for task in ("retrieve", "move") for unit in (1, 2)] == ["store", "web"] * 2
+
+
 def test_a_run_that_has_waited_for_an_hour_gets_a_turn(airflow: Airflow, session: Any) -> None:
     """Whenever others come, which alone can keep it waiting; unless it had a turn meanwhile."""
     from airflow.models.taskinstance import TaskInstance

@@ -36,6 +36,7 @@ from pacsifier_ops.state.leases import LeaseBusy, shared
 from tests.support import airflow_home
 from tests.support.airflow_home import Airflow, Up
 from tests.support.embedded import node_of, series
+from tests.support.faulty_web import FaultyWeb
 from tests.support.peers import KINDS, OUR_AET, free_port
 from tests.support.places import REPO
 from tests.support.shared import Crooked
@@ -403,6 +404,34 @@ def test_a_dag_waits_and_goes_on(
         said = "".join(capfd.readouterr())
         assert words in said
         assert PATIENT not in said and OTHER not in said
+
+
+@pytest.mark.airflow
+@pytest.mark.parametrize("fetch_from", ["", "images"])
+def test_a_dag_waits_for_a_web_archive(
+    waiting_dag: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fetch_from: str,
+) -> None:
+    """Of two archives, the one that is searched is asked."""
+    request = request_of(tmp_path, f"PatientID\n{PATIENT}\n")
+    with FaultyWeb(tmp_path / "web", user="reader", password="s3cr3t-Word") as web:
+        described = {"conn_type": "dicomweb", "host": web.url, "login": web.user, "password": web.password}
+        extra = {"retry_wait": 0.01, "fetch_from": fetch_from}
+        monkeypatch.setenv("AIRFLOW_CONN_PACS_DEFAULT", json.dumps({**described, "extra": extra}))
+        nowhere = {"conn_type": "dicom", "host": "127.0.0.1", "port": 1, "extra": {"called_aet": "IMAGES"}}
+        monkeypatch.setenv("AIRFLOW_CONN_IMAGES", json.dumps(nowhere))
+        assert waiting_dag(request=request)["states"]["arrived"] == "failed"
+        assert "not all there after 0.5 s: 0 of 1 row(s)" in "".join(capfd.readouterr())
+        web.load(write(series(PATIENT, n_images=2), tmp_path / "images"))
+        web.fail("any.status", {"status": 503, "headers": {"Retry-After": "0"}}, times=1)
+        run = waiting_dag(request=request)
+        assert run["states"] == {"arrived": "success", "doubled": "success"}
+        assert run["counts"] == {"rows": 2, "series": 2, "instances": 4}
+        said = "".join(capfd.readouterr())
+        assert PATIENT not in said and web.password not in said
 
 
 @pytest.mark.airflow
