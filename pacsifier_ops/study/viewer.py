@@ -23,6 +23,7 @@ from pacsifier_ops.base.given import open_below
 from pacsifier_ops.deid.contact import image_in
 from pacsifier_ops.extract.thumbnails import Levels, in_color, read_frame
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.approved import lies_in
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import RELEASED_FOLDER, folder_of, listing_of, released_of, stock_of
 
@@ -68,7 +69,7 @@ def series_of(run: Run) -> Sequence[ReleasedSeries]:
         released, study = released_of(run), Study.of(run)
         if released is None or not released.files or stock_of(run).digest != released.digest:
             return ()
-        if not folder_of(study, RELEASED_FOLDER).is_dir():
+        if not lies_in(folder_of(study, RELEASED_FOLDER)).is_dir():
             return ()
         status = listing_of(run).stat()
     except (FileNotFoundError, PacsifierError):
@@ -140,7 +141,7 @@ def _files(run: Run, number: int) -> tuple[Path, list[dict[str, Any]]]:
     path = listing_of(run)
     status = path.stat()
     files = _lines(path, status.st_mtime_ns, status.st_size, series[number - 1])
-    return folder_of(Study.of(run), RELEASED_FOLDER), files
+    return lies_in(folder_of(Study.of(run), RELEASED_FOLDER)), files
 
 
 @lru_cache(8)
