@@ -57,7 +57,7 @@ PUBLIC_MISSING = {
     RELEASED: "not released",
 }
 
-#: Stages that send to a node.
+#: Stages that send to a node. The first is part of the release.
 SENDING = (stages.RELEASE_TO, stages.UPLOAD, stages.KARNAK_UPLOAD, stages.MOVE)
 
 
