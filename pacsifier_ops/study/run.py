@@ -217,4 +217,4 @@ def stages_of(run: Run) -> dict[str, dict[str, Any] | None]:
         stages: dict[str, dict[str, Any] | None] = read_json(run.folder / "stages.json")
     except FileNotFoundError:
         raise InputError("the study was not set up; see the error of the step set_up") from None
-    return stages
+    return {name: stages.get(name) for name in STAGES}  # an earlier version knew fewer

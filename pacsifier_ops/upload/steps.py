@@ -24,7 +24,7 @@ from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_released_below
 from pacsifier_ops.state.leases import shared
-from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
+from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
 from pacsifier_ops.upload.nodes import refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
 
@@ -94,14 +94,17 @@ def _of_release(root: Path, path: Path) -> Approved:
 
 
 def _beside(approved: Approved) -> list[Outgoing]:
-    """Return the files of a data set beside its objects, if any: tables and the card. Their names stand for UIDs.
+    """Return the files of a data set beside its objects, if any: tables and the card.
+
+    Their names stand for UIDs, and the folder of the data set for the series. So the files of that name of another data
+    set, sent to the same place by a slip, are files of others.
 
     Raises:
         InputError: one is gone.
     """
     from pacsifier_ops.dicom.files import DicomFile
 
-    files = []
+    files, series = [], state_folder(approved.root).name
     for name, sha256 in approved.files.items():
         if not name.endswith(".dcm"):
             try:
@@ -109,7 +112,7 @@ def _beside(approved: Approved) -> list[Outgoing]:
             except OSError as error:
                 raise InputError(f"a file of the data set cannot be read: {error.strerror}") from error
             at = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            files.append(DicomFile(approved.root / name, 0, *at, "", name, "", "", "", sha256=sha256))
+            files.append(DicomFile(approved.root / name, 0, *at, "", name, "", "", series, sha256=sha256))
     return [Outgoing.of(0, approved.root, files)] if files else []
 
 

@@ -26,7 +26,7 @@ from pacsifier_ops.study.project import REMOVE, contradictions
 from pacsifier_ops.study.release import may_hand_over, newly_released, release, released_of, stock_of
 from pacsifier_ops.study.run import DICOMDIR, RELEASE_TO, UPLOAD
 from pacsifier_ops.upload import steps as upload
-from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, UNFINISHED, FileStore
+from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, UNFINISHED, FileStore, Reading
 from pacsifier_ops.upload.nodes import refuse_no_store
 from tests.support.embedded import node_of, series, serving
 from tests.support.kills import killed
@@ -226,6 +226,58 @@ def test_files_of_others_are_not_replaced_and_the_release_says_so(store: Elsewhe
     upload.report(stage_run(night.run, RELEASE_TO), lambda: store.node)  # as when the failed step is cleared
     release(night.run)
     is_whole(store.contents(), night)
+
+
+def test_two_studies_in_one_folder_do_not_replace_each_other(
+    store: Elsewhere, night: StudyRun, pacs: EmbeddedPacs
+) -> None:
+    night.release_to(store.node)
+    before = store.contents()
+    other = StudyRun(node_of(pacs), night.data, ROWS, {**GIVEN, "project": "q"})
+    other.make()
+    steps.check(other.run)
+    other.approve()
+    with pytest.raises(PacsError, match=OCCUPIED):
+        other.send_to_store(store.node)
+    assert store.contents() == before
+
+
+def test_a_manifest_whose_answer_was_lost_is_put_again(
+    store: Elsewhere, night: StudyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, calls = FileStore.finish, []
+
+    def losing(self: FileStore, manifest: Path) -> None:
+        finish(self, manifest)
+        calls.append(manifest)
+        if len(calls) == 1:
+            raise AssociationAborted("the connection was lost")
+
+    monkeypatch.setattr(FileStore, "finish", losing)
+    night.release_to(store.node)
+    assert len(calls) == 2 and steps.report(night.run).verdict == COMPLETE
+    is_whole(store.contents(), night)
+
+
+def test_what_the_store_garbles_is_not_released(
+    store: Elsewhere, night: StudyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it garbles a table alone: then all images are there, and no manifest."""
+    steps.check(night.run)
+    night.approve()
+    verify = FileStore.verify
+
+    def garbled(self: FileStore, name: str, content: Reading) -> None:
+        if content.path.name == "series.csv":
+            content.whole.update(b"x")
+        verify(self, name, content)
+
+    with monkeypatch.context() as patch, pytest.raises(PacsError, match="not taken the files beside the images"):
+        patch.setattr(FileStore, "verify", garbled)
+        night.send_to_store(store.node)
+    assert len(images(store.contents())) == 5 and MANIFEST not in store.contents()
+    with pytest.raises(NotApproved):
+        release(night.run)
 
 
 def test_the_graph_is_no_gate(store: Elsewhere, night: StudyRun) -> None:

@@ -165,14 +165,25 @@ def test_a_file_of_others_is_not_overwritten(place: Elsewhere, folder: Path) -> 
     assert account.totals()["received"] == 2  # one of which was there already, exactly
 
 
-def test_a_changed_release_replaces_what_was_sent_from_here(place: Elsewhere, folder: Path) -> None:
+def test_a_changed_release_replaces_what_was_sent_from_here(
+    place: Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload(place.node, folder)
     name = sorted(files_in(folder))[0]
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     (folder / name).write_bytes(data)
+    of, there = type(destination(place.node)), []
+    write = of.write
+
+    def seen(self: FileStore, name: str, content: filestore.Reading) -> None:
+        there.append((name, MANIFEST in place.contents()))
+        write(self, name, content)
+
+    monkeypatch.setattr(of, "write", seen)
     account = upload(place.node, folder)
     assert account.verdict == COMPLETE and account.totals()["received"] == 1, reasons(account)
+    assert there[1:] == [(name, False), (MANIFEST, False)], "a manifest that is not true any more was there"
     assert objects(place) == files_in(folder)
 
 
