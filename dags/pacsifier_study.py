@@ -5,7 +5,8 @@
    limits of its connection waits for a person's approval before any image is fetched.
 3. **check** lists every file of the data set with its digest, and searches all files for identifiers of the cohort.
 4. **approve** asks a person, unless the limits of the study allow the release. **release** puts exactly the approved
-   files into `released/`. All later steps read only from there.
+   files into `released/`. With `release_to`, the step of that name sends them to a store instead, and **release** waits
+   until it has confirmed all. Later steps hand over what is released, and nothing else.
 5. **dicomdir**, **convert**, **upload**, **karnak**, **karnak_upload** and **move** hand over, if that is asked for.
 6. **remove** lists the identified files that are verified as delivered, and removes them if that was asked for.
 7. **report** closes the account of the whole chain: one report for the data manager, one that goes with the data.
@@ -66,7 +67,11 @@ with DAG(
         moving_dumps(StudyStage.DUMPS)
     check = StudyCheckOperator(task_id="check", trigger_rule="none_failed")
     approve = ApproveReleaseOperator(task_id="approve")
-    release = StudyReleaseOperator(task_id="release", outlets=[AssetAlias(DATA_SETS), RELEASES])
+    with TaskGroup("release_to") as release_to:
+        sending(StudyStage.RELEASE_TO)
+    release = StudyReleaseOperator(
+        task_id="release", trigger_rule="none_failed", outlets=[AssetAlias(DATA_SETS), RELEASES]
+    )
     with TaskGroup("dicomdir") as dicomdir:
         file_set(StudyStage.DICOMDIR)
     with TaskGroup("convert") as convert:
@@ -82,6 +87,6 @@ with DAG(
     remove = StudyRemoveOperator(task_id="remove", trigger_rule="all_done")
     report = StudyReportOperator(task_id="report")
 
-    in_turn(set_up, extract, pseudonyms, anonymize, dumps, check, approve, release)
+    in_turn(set_up, extract, pseudonyms, anonymize, dumps, check, approve, release_to, release)
     release >> [dicomdir, convert, upload, karnak, move] >> remove
     in_turn(karnak, karnak_upload, remove, report)

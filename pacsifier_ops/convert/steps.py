@@ -63,7 +63,7 @@ from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import Approved, approved_of
+from pacsifier_ops.state.approved import Approved, approved_of, lies_in
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import (
@@ -104,10 +104,10 @@ def prepare(run: Run, request: ConvertRequest, most: int = MOST, cancelled: Ques
     """
     from pacsifier_ops.dicom.scan import scan
 
-    source, target = request.in_folder.resolve(), request.out_folder.resolve()
-    request = begin(run, replace(request, in_folder=source, out_folder=target), KEPT)
+    given, target = request.in_folder.resolve(), request.out_folder.resolve()
+    request = begin(run, replace(request, in_folder=given, out_folder=target), KEPT)
     version = converter.version(converter.program())
-    approved = _approved(source)
+    approved, source = _approved(given), lies_in(given)
     _keep_rules(run, request)
     _check_target(request)
     try:
@@ -178,7 +178,7 @@ def _approved(source: Path) -> Approved:
     """
     if not source.is_dir():
         raise InputError("in_folder is not a folder; give the released, or de-identified, folder")
-    refuse_unfinished([source])
+    refuse_unfinished([source, lies_in(source)])
     if state_of(source) != DEIDENTIFIED:
         raise TreeError(
             "in_folder holds data that may identify patients; images are made of finished de-identified data only: "
@@ -329,11 +329,11 @@ class Converting(Worker[ToConvert, Outcome]):
         """Convert a series, unless it was converted and waits already."""
         if record := self._store.converted(item.key, item.digest):
             return outcome_of(item.number, record)
-        request = self._request
-        refuse_unfinished([request.in_folder])
+        request, source = self._request, lies_in(self._request.in_folder)
+        refuse_unfinished([source])
         seconds = request.time_limit * 60
         return convert_series(
-            *(item, request.in_folder, self._scratch, self._store, seconds),
+            *(item, source, self._scratch, self._store, seconds),
             *(self._cancelled, self._run.note, self._program),
         )
 

@@ -17,7 +17,7 @@ from pacsifier_ops.base.files import LEVELS, readable, unreadable
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.dicom.files import DicomFile, Directory, inspect
 from pacsifier_ops.runs.accounts import FileAccount
-from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, TAKEN_AWAY, Approved
+from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, NOT_YET, TAKEN_AWAY, Approved
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL
@@ -140,8 +140,8 @@ def _scan(
                 continue
             if approved is not None:
                 if not (sha256 := approved.sha256(path)):
-                    if (reason := approved.why_not(path)) == FORMER:
-                        found.passed_over[FORMER] += 1
+                    if (reason := approved.why_not(path)) in (FORMER, NOT_YET):
+                        found.passed_over[reason] += 1
                     else:
                         bad(path, reason)
                     continue
@@ -173,7 +173,8 @@ def _scan(
             found.passed_over[DICOMDIR] += 1
         except ValueError as error:
             listed = approved is None or approved.sha256(path)
-            bad(path, str(error) if listed else NOT_APPROVED)
+            if listed or approved is None or not approved.elsewhere:
+                bad(path, str(error) if listed else NOT_APPROVED)
         except OSError as error:
             bad(path, unreadable(error))
     if approved is not None:

@@ -50,7 +50,7 @@ from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, refuse_changed, refuse_released_below
+from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, lies_in, refuse_changed, refuse_released_below
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
@@ -187,10 +187,11 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
     from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.handover.layout import lay_out, volumes
 
-    source, target = request.in_folder.resolve(), request.out_folder.resolve()
+    given, target = request.in_folder.resolve(), request.out_folder.resolve()
+    source = lies_in(given)
     request = begin(run, replace(request, in_folder=source, out_folder=target), KEPT)
     _check_folders(request)
-    approved = approved_of(source)
+    approved = approved_of(given)
     try:
         found = scan(source, cancelled, approved=approved)
     except OSError as error:

@@ -36,7 +36,7 @@ from pacsifier_ops.handover.request import ReportsRequest
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
-from pacsifier_ops.state.approved import DIFFERS, approved_of
+from pacsifier_ops.state.approved import DIFFERS, approved_of, lies_in
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import (
     IDENTIFIED,
@@ -140,14 +140,15 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
     """
     from pacsifier_ops.dicom.scan import scan
 
-    root, out = request.folder.resolve(), request.out_folder.resolve()
+    given, out = request.folder.resolve(), request.out_folder.resolve()
+    root = lies_in(given)
     request = begin(run, replace(request, folder=root, out_folder=out))
-    if not root.is_dir():
+    if not (given.is_dir() and root.is_dir()):
         raise InputError("data_folder is not a folder; give the folder whose reports are wanted")
     refuse_unfinished([root, out])
     try:
         # Identified data is not handed over here, so it needs no approval. Other texts are as public as their objects.
-        approved = None if state_of(root) == IDENTIFIED else approved_of(root)
+        approved = None if state_of(root) == IDENTIFIED else approved_of(given)
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
         raise InputError(f"data_folder cannot be read: {error.strerror}") from error

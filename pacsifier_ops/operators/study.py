@@ -33,9 +33,11 @@ from pacsifier_ops.runs import approvals, people
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.runs.job import started
 from pacsifier_ops.study import run as stages
+from pacsifier_ops.upload.nodes import refuse_no_store
 
 if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
+    from pacsifier_ops.study.project import Study
 
 #: Asset alias of the released data sets of all projects. Other DAGs can be scheduled by it.
 DATA_SETS = "pacsifier_data_sets"
@@ -56,6 +58,7 @@ class StudyStage(Stage, StrEnum):
     PSEUDONYMS = stages.PSEUDONYMS
     ANONYMIZE = stages.ANONYMIZE
     DUMPS = stages.DUMPS
+    RELEASE_TO = stages.RELEASE_TO
     DICOMDIR = stages.DICOMDIR
     CONVERT = stages.CONVERT
     UPLOAD = stages.UPLOAD
@@ -73,11 +76,23 @@ class StudyStage(Stage, StrEnum):
 
         Raises:
             NotAllowed: the project has expired.
+            NotApproved: nobody has approved what is to be sent to the store of the release.
         """
         from pacsifier_ops.study.project import Study
 
         if self is StudyStage.EXTRACT:
             Study.of(run).refuse_expired()
+        if self is StudyStage.RELEASE_TO and self._is_wanted(run):
+            from pacsifier_ops.study.release import begin_sending
+
+            begin_sending(run)
+
+    def _is_wanted(self, run: Run) -> bool:
+        from pacsifier_ops.study.release import may_hand_over
+
+        if stages.stages_of(run)[self] is None:
+            return False
+        return self not in stages.DESTINATIONS or may_hand_over(run, self)
 
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
         """Return the run and the params of the stage.
@@ -86,14 +101,16 @@ class StudyStage(Stage, StrEnum):
             AirflowSkipException: the stage is switched off.
         """
         from pacsifier_ops.study.project import Study
-        from pacsifier_ops.study.release import may_hand_over, originals_of
+        from pacsifier_ops.study.release import listing_of, originals_of
 
-        wanted = stages.stages_of(run)[self]
-        if wanted is None or (self in stages.DESTINATIONS and not may_hand_over(run, self)):
+        if not self._is_wanted(run):
             raise AirflowSkipException("the study does without this")
+        wanted = stages.stages_of(run)[self] or {}
         more = {OWNER: str(Study.of(run).root)}
         if self is StudyStage.MOVE:
             more[APPROVED] = str(originals_of(run))
+        if self is StudyStage.RELEASE_TO:
+            more[APPROVED] = str(listing_of(run))
         return stage_run(run, self), {**wanted, **more}
 
     def owners(self, run: Run) -> Sequence[str]:
@@ -128,7 +145,9 @@ class StudySetUpOperator(PacsifierOperator):
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
         study = steps.set_up(run, given, file, starter(context))
         archives = node_names(study.pacs)
-        nodes = {name: takes(name) for name in filter(None, [study.upload])}
+        nodes = {name: takes(name) for name in _takers(study)}
+        if study.release_to:
+            refuse_no_store(nodes[study.release_to])
         nodes |= {name: connected(name) for name in filter(None, (*archives, study.karnak, study.move))}
         nodes |= {node.giver.name: node.giver for node in nodes.values() if isinstance(node, Archive) and node.giver}
         needs = [(right, nodes[name]) for right, name in study.needs(givers_of(nodes.values()))]
@@ -142,6 +161,11 @@ class StudySetUpOperator(PacsifierOperator):
         if other := steps.other_running(study, run.name, lambda run_id: _goes_on(ti, run_id), context["run_id"]):
             raise AirflowFailException(f"another run of this study goes on, {other}; wait for its end")
         self.log.info("run folder %s", run.folder)
+
+
+def _takers(study: Study) -> list[str]:
+    """Return the connections that get the released data set."""
+    return [name for name in (study.release_to, study.upload) if name]
 
 
 def _plain(value: Any) -> Any:
@@ -218,15 +242,21 @@ class ApproveReleaseOperator(ApproveOperator):
 
 
 class StudyReleaseOperator(PacsifierOperator):
-    """Release exactly the approved files."""
+    """Release exactly the approved files. Where they go to a store, it has to have confirmed all of them."""
 
     ui_color = "#d5efe0"
 
     def work(self, run: Run, context: Any) -> dict[str, int]:
-        """Return counts of files, and trigger the DAGs that wait for the data set."""
-        from pacsifier_ops.study import release, steps
-        from pacsifier_ops.study.project import Study
+        """Return counts of files, and trigger the DAGs that wait for the data set.
 
+        Raises:
+            AirflowSkipException: the study does not release.
+        """
+        from pacsifier_ops.study import release, steps
+        from pacsifier_ops.study.project import NOBODY, Study
+
+        if Study.of(run).release == NOBODY:
+            raise AirflowSkipException("nobody releases in this run")
         released = steps.release(run, self.cancelled)
         counts = {name: getattr(released, name) for name in ("files", "bytes", "new", "stale")}
         self.log.info("%s", counts)
@@ -252,8 +282,8 @@ class StudyRemoveOperator(PacsifierOperator):
 
         if started(run) is None:
             raise AirflowSkipException("the study was not set up")
-        upload = Study.of(run).upload
-        counts = steps.remove(run, takes(upload).key if upload else "", self.cancelled)
+        keys = [takes(name).key for name in _takers(Study.of(run))]
+        counts = steps.remove(run, keys, self.cancelled)
         self.log.info("%s", counts)
         return counts
 

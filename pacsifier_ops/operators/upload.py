@@ -9,6 +9,7 @@ from pacsifier_ops.base.options import request_of
 from pacsifier_ops.base.rights import IDENTIFIED, SEND
 from pacsifier_ops.hooks.constants import COMMON_POOL, URGENCY
 from pacsifier_ops.operators.base import (
+    APPROVED,
     PrepareOperator,
     ReportOperator,
     TalksToNode,
@@ -29,10 +30,11 @@ class UploadPrepareOperator(PrepareOperator):
     """Check that the destination answers, and inspect every file of the folder."""
 
     asks = UploadRequest
+    kept = job.KEPT
 
     def request(self, params: Any) -> UploadRequest:
         """Return the request of the run. In a stage, the folder may be empty: a night may have nothing new."""
-        return request_of(UploadRequest, params, allow_empty=self.stage.may_be_empty)
+        return request_of(UploadRequest, params, allow_empty=self.stage.may_be_empty, release=params.get(APPROVED, ""))
 
     def nodes(self, params: Any) -> list[str]:
         """Return the connections for the pools of the tasks; the common pool without a connection."""

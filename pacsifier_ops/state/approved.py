@@ -5,11 +5,15 @@ the de-identification created. The list is in the protected state of the tree an
 folder cannot extend it. A step that releases data from such a folder, or from one in it, sends exactly the files on the
 list, with the listed content. Files of an earlier list are known as such: they were released once, and no longer belong
 to the data set.
+
+The files of a data set that was released straight to a store lie in the de-identified folder. The list of the released
+folder then says so, and whoever reads the released folder reads them there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +27,15 @@ from pacsifier_ops.state.tree import APPROVED, DEIDENTIFIED, marker_of, state_fo
 #: Key in the marker of a released tree, which therefore has an approved list.
 LISTED = "released"
 
+#: Key of a first line of a list, which says where its files lie.
+_LYING_IN = "lying_in"
+
 #: Reasons why files are not released.
 NOT_APPROVED = "not among the files that were released, or de-identified, in the folder; it is not handed over"
 NOT_THERE = "released, or de-identified, in the folder, and not there any more"
 FORMER = "released once, and no part of the data set any more"
+#: Why a file is passed over that lies where the files of the data set do.
+NOT_YET = "no part of what was released"
 #: The same in a folder that was de-identified and not released, where users may remove a patient.
 TAKEN_AWAY = "taken away since it was de-identified"
 #: The same for a file whose content was read.
@@ -57,12 +66,14 @@ class Approved:
         files: SHA-256 by path, hexadecimal; paths with forward slashes.
         former: paths of earlier lists.
         released: a person has approved it; otherwise a de-identification has created it.
+        elsewhere: it is the list of a released folder, and its files lie in another one, `root`, which may have others.
     """
 
     root: Path
     files: Mapping[str, str] = field(default_factory=dict)
     former: frozenset[str] = frozenset()
     released: bool = True
+    elsewhere: bool = False
 
     def sha256(self, path: Path) -> str:
         """Return the required digest of a file, hexadecimal; empty where it is not on the list."""
@@ -70,7 +81,9 @@ class Approved:
 
     def why_not(self, path: Path) -> str:
         """Return why a file that is not on the list is not released."""
-        return FORMER if self._name(path) in self.former else NOT_APPROVED
+        if self._name(path) in self.former:
+            return FORMER
+        return NOT_YET if self.elsewhere else NOT_APPROVED
 
     def listed(self, folder: Path) -> Iterator[str]:
         """Yield the paths of the listed files in a folder."""
@@ -81,13 +94,16 @@ class Approved:
         return readable(name_below(path, self.root))
 
 
-def approve(root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = True) -> None:
+def approve(
+    root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = True, lying_in: Path | None = None
+) -> None:
     """Write the approved list of a folder.
 
     Args:
         root: the folder.
         files: `path` and `sha256` of each file.
         keep_former: record files that are on the present list and not on the new one.
+        lying_in: the folder that the files lie in; None: this one.
 
     Raises:
         OSError: the state root cannot be written.
@@ -96,12 +112,27 @@ def approve(root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = 
     known = set(before.files) | before.former if before else set()
 
     def lines() -> Iterable[dict[str, Any]]:
+        if lying_in is not None:
+            yield {_LYING_IN: str(lying_in.resolve())}
         for file in files:
             known.discard(file["path"])
             yield {"path": file["path"], "sha256": file["sha256"]}
         yield from ({"path": path, "sha256": ""} for path in sorted(known))
 
     write_jsonl(private_folder(state_folder(root.resolve())) / APPROVED, lines())
+
+
+def lies_in(folder: Path) -> Path:
+    """Return the folder that the files of a released folder lie in; the folder itself unless its list says otherwise.
+
+    Raises:
+        OSError: the state root cannot be read.
+    """
+    folder = folder.resolve()
+    with suppress(FileNotFoundError):
+        first: Mapping[str, str] = next(iter(read_jsonl(state_folder(folder) / APPROVED)), {})
+        return Path(first.get(_LYING_IN, folder))
+    return folder
 
 
 def approved_of(folder: Path) -> Approved | None:
@@ -133,11 +164,13 @@ def _read(root: Path) -> Approved | None:
     path = state_folder(root) / APPROVED
     if not path.exists():
         return None
-    lines = [(line["path"], line["sha256"]) for line in read_jsonl(path)]
+    there = lies_in(root)
+    lines = [(line["path"], line["sha256"]) for line in read_jsonl(path) if _LYING_IN not in line]
     files = {name: sha256 for name, sha256 in lines if sha256}
     marker = marker_of(root)
     former = frozenset(name for name, sha256 in lines if not sha256)
-    return Approved(root, files, former, marker.get("state") != DEIDENTIFIED or bool(marker.get(LISTED)))
+    released = marker.get("state") != DEIDENTIFIED or bool(marker.get(LISTED))
+    return Approved(there, files, former, released, there != root)
 
 
 def refuse_released_below(trees: Iterable[Path]) -> None:

@@ -57,8 +57,8 @@ PUBLIC_MISSING = {
     RELEASED: "not released",
 }
 
-#: Stages that send to a node.
-SENDING = (stages.UPLOAD, stages.KARNAK_UPLOAD, stages.MOVE)
+#: Stages that send to a node. The first is part of the release.
+SENDING = (stages.RELEASE_TO, stages.UPLOAD, stages.KARNAK_UPLOAD, stages.MOVE)
 
 
 @dataclass(slots=True)
@@ -321,7 +321,7 @@ class StudyAccount:
         if self.deidentifies and self.released is None:
             without_data = stages.DESTINATIONS
         elif self.deidentifies and not any(series.released for series in self.series):
-            without_data = (stages.DICOMDIR, stages.CONVERT)
+            without_data = (stages.RELEASE_TO, stages.DICOMDIR, stages.CONVERT)
 
         def excused(stage: StageAccount) -> bool:
             if stage.verdict == INCOMPLETE:

@@ -20,6 +20,7 @@ from pacsifier_ops.runs.approvals import APPROVED, COHORT, REJECTED, RELEASE
 from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.runs.index import Index
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
+from pacsifier_ops.state.approved import lies_in
 from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import run as stages
@@ -181,15 +182,17 @@ class Chain:
     def __init__(self, run: Run, study: Study, account: StudyAccount) -> None:
         self.twice, self.not_attempted = 0, _not_attempted(account)
         self._deidentifies, self._withheld = account.deidentifies, "" if account.released else _withheld(account, study)
-        self._identified, made, self._released = (
+        self._identified, made, released = (
             folder_of(study, name) for name in (IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER)
         )
+        self._released = lies_in(released)
         self._fetched, self._files = Tree.existing(self._identified), ReleasedFiles(run)
         self._sent = {
             stage: _Confirmed(run, (_moved if stage == stages.MOVE else _sent)(Run(stage_folder(run, stage))))
             for stage in SENDING
             if study.has(stage)
         }
+        self._begun = account.stage(stages.RELEASE_TO).verdict not in (stages.OFF, stages.NOT_RUN)
         self._store = store_of(made) if account.deidentifies else None
         self._parts: dict[SeriesId, list[_Part]] = {}
         for source in self.sources():
@@ -251,7 +254,8 @@ class Chain:
                 self.twice += item.file in made
                 made.add(item.file)
             series.deidentified += self._deidentifies and lost is None
-            lost = lost or self._not_released(item.file if item else instance.source, files)
+            where = item.file if item else instance.source
+            lost = lost or self._not_in_store(series, item) or self._not_released(where, files)
             series.released += lost is None
             lost = lost or self._not_confirmed(series, instance, item)
             good += lost is None
@@ -304,6 +308,16 @@ class Chain:
             return _Lost(state, stages.ANONYMIZE, reason or (f"not de-identified: {why}" if why else _NOT_REACHED))
         return None if item.outcome == DEIDENTIFIED else _Lost(item.outcome, stages.ANONYMIZE, item.reason)
 
+    def _not_in_store(self, series: StudySeries, item: Settled | None) -> _Lost | None:
+        """Add the confirmation of the store that the data set is released to, or return why there is none."""
+        sent = self._sent.get(stages.RELEASE_TO)
+        if sent is None or item is None or not self._begun:
+            return None
+        if reason := sent.why_not(item.file.rpartition("/")[0], item.new_uid):
+            return _Lost(MISSING, stages.RELEASE_TO, reason)
+        series.confirmed[stages.RELEASE_TO] = series.confirmed.get(stages.RELEASE_TO, 0) + 1
+        return None
+
     def _not_released(self, path: str, files: Mapping[str, Mapping[str, Any]]) -> _Lost | None:
         if self._withheld:
             return _Lost(MISSING, RELEASED, self._withheld)
@@ -322,6 +336,8 @@ class Chain:
         """Add the confirmations of an instance to its series. Return the first stage that has none, with its reason."""
         first: _Lost | None = None
         for stage, sent in self._sent.items():
+            if stage == stages.RELEASE_TO:
+                continue  # it is part of the release
             if stage == stages.MOVE:
                 reason = sent.why_not(str(series.series), instance.uid)
             elif stage == stages.UPLOAD and item is not None:
@@ -375,9 +391,10 @@ def _withheld(account: StudyAccount, study: Study) -> str:
     elif RELEASE in account.asked:
         why = "nobody has answered"
     elif decided:
-        approved = decided[-1].word == APPROVED
         why = "it was rejected"
-        if approved:
+        if decided[-1].word == APPROVED and study.release_to:
+            why = "the store has not confirmed the whole data set, or something had changed since it was approved"
+        elif decided[-1].word == APPROVED:
             why = "the release did not end, or something had changed since it was approved"
     else:
         why = "the run ended before anybody was asked"

@@ -225,6 +225,15 @@ class Study(Reading, KeptRequest):
         help="Hours to wait for a person's answer; after that the run ends, and nothing is fetched or released.",
         section=Section.RELEASE,
     )
+    release_to: str = option(
+        "Release to",
+        "Connection of a store (object store, SFTP, FTPS, folder) that gets the released images and tables. Then "
+        "released/ keeps the tables only, and no image is on this disk twice. Empty: they are copied to released/.",
+        Section.WHERE_TO,
+        default="",
+        node=True,
+        receives=True,
+    )
     dicomdir: bool = option("DICOMDIR", "Make a DICOM file-set of the released data.", Section.WHERE_TO, default=False)
     zip: bool = same(DicomdirRequest, "zip", title="Zip", help="Only with DICOMDIR: pack the file-set.")
     volume_size: int = same(
@@ -363,7 +372,7 @@ class Study(Reading, KeptRequest):
         asked = node_names(self.pacs) if self.has(stages.EXTRACT) or self.move else []
         archives = list(dict.fromkeys([*asked, *(givers[name] for name in asked if name in givers)]))
         identified = [name for name in (self.karnak, self.move) if name]
-        sent_to = list(filter(None, (self.upload, self.karnak, self.move)))
+        sent_to = list(filter(None, (self.release_to, self.upload, self.karnak, self.move)))
         needs = [(TAKE, name) for name in archives] + [(SEND, name) for name in sent_to]
         if identified:
             needs += [(IDENTIFIED, name) for name in (*archives, *identified)]
@@ -470,11 +479,13 @@ def contradictions(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "mappingfile", "is missing; the source custom is a file of lines old,new"
     if study["source"] != CUSTOM and study["mappingfile"]:
         yield "mappingfile", f"goes with the source custom, and the source is {study['source']}"
-    for key in ("dicomdir", "convert", "upload"):
+    for key in ("release_to", "dicomdir", "convert", "upload"):
         if study[key] and not deidentified:
             yield key, "hands over de-identified data, and the study does without anonymize; take one of them out"
     if not deidentified and not (study["karnak"] or study["move"]):
         yield "without", "without anonymize, only karnak or move hand anything over; give one of them"
+    if study["upload"] and study["upload"] == study["release_to"]:
+        yield "upload", "is the store of release_to, which gets the data set already; take one of them out"
     for key in ("zip", "volume_size"):
         if study[key] and not study["dicomdir"]:
             yield key, "is about the DICOMDIR, and none is asked for; set dicomdir"

@@ -34,20 +34,23 @@ from pacsifier_ops.base.files import (
     read_jsonl,
     readable,
     storage_errors,
+    write_atomic,
     write_json,
     write_jsonl,
 )
 from pacsifier_ops.dicom.files import inspect
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import RELEASE
-from pacsifier_ops.runs.folder import Run, never, now
+from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import LISTED, approve, approved_of
+from pacsifier_ops.state.approved import LISTED, approve, approved_of, lies_in
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
 from pacsifier_ops.study.project import NOBODY, Study
-from pacsifier_ops.study.run import ANONYMIZE, CONVERT, DICOMDIR, KARNAK, MOVE, UPLOAD
+from pacsifier_ops.study.run import ANONYMIZE, CONVERT, DICOMDIR, KARNAK, MOVE, RELEASE_TO, UPLOAD
+from pacsifier_ops.upload.filestore import MANIFEST
+from pacsifier_ops.upload.steps import in_store
 
 #: Folders of a study, below its own.
 IDENTIFIED_FOLDER, DEIDENTIFIED_FOLDER, RELEASED_FOLDER = FOLDERS = ("identified", "de-identified", "released")
@@ -255,36 +258,46 @@ def _files(folder: Path) -> Iterator[Path]:
 def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     """Copy the files of the data set to `released/`, if they are as they were approved.
 
+    Where the study releases to a store, the stage RELEASE_TO has sent them before. They are released if the store has
+    confirmed all of them. Then `released/` gets the tables, the card, and the manifest that lies in the store.
+
     Raises:
         NotAllowed: the project has expired.
-        NotApproved: they are not approved, or have changed since.
+        NotApproved: they are not approved, or have changed since; or the store has not confirmed all of them.
         TreeError: the data set is half de-identified.
         StorageError: something cannot be read or written; files that were copied stay.
         Cancelled: `cancelled` returned True; likewise.
     """
-    study = Study.of(run)
-    study.refuse_expired()
-    decision = approvals.approved(run, RELEASE, stock_of(run).digest)
-    if decision.who != approvals.LIMITS and (why := study.may_release(decision.who, decision.user)):
-        raise NotApproved(why)
+    study, decision = Study.of(run), _decision(run)
     stock = take_stock(run, cancelled)
     approvals.approved(run, RELEASE, stock.digest)
     if not study.has(ANONYMIZE):
         stock = Stock(stock.digest, 0, 0)  # identified files go to a gateway, and never to `released/`
-    facts = {"by": decision.who, "digest": stock.digest, "files": stock.files, "waived": decision.waived}
-    audit.record(audit.RELEASED, run=run.name, project=study.project, **facts)
+    if study.release_to:
+        _refuse_partial(run)
+    else:
+        _tell_audit(run, decision, stock)
     root, target = folder_of(study, DEIDENTIFIED_FOLDER), folder_of(study, RELEASED_FOLDER)
     new = 0
     with storage_errors("the folder of the study"):
         if stock.files:
             _make_ready(target)
+        before = approved_of(target) if study.release_to and stock.files else None
         with Facts(target, DIGESTS, digest) as digest_of, _noting_new(run) as note_new:
             for file in listed(run) if stock.files else ():
                 if cancelled():
                     raise Cancelled("stopped on request")
+                if before is not None and file["path"].endswith(".dcm"):
+                    if before.files.get(file["path"]) != file["sha256"]:
+                        note_new(file["path"])
+                    continue
                 new += _place(root, target, file, digest_of, note_new)
+        if before is not None:
+            manifest = in_store(stage_run(run, RELEASE_TO)).read_bytes()
+            write_atomic(target / MANIFEST, manifest, _mode())
+            new = len({*newly_released(run).read_text(encoding="utf-8").splitlines()})
         if study.has(ANONYMIZE):
-            approve(target, listed(run))
+            approve(target, listed(run), lying_in=root if study.release_to else None)
         if study.has(KARNAK):
             approve(folder_of(study, IDENTIFIED_FOLDER), read_jsonl(originals_of(run)))
         released = Released(
@@ -299,6 +312,54 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         )
         write_json(run.folder / _RELEASED, asdict(released))
     return released
+
+
+def _decision(run: Run) -> approvals.Decision:
+    """Return the decision by which the stock may be released now.
+
+    Raises:
+        NotAllowed: the project has expired.
+        NotApproved: there is none, or it is that of a person who may not.
+    """
+    study = Study.of(run)
+    study.refuse_expired()
+    decision = approvals.approved(run, RELEASE, stock_of(run).digest)
+    if decision.who != approvals.LIMITS and (why := study.may_release(decision.who, decision.user)):
+        raise NotApproved(why)
+    return decision
+
+
+def _tell_audit(run: Run, decision: approvals.Decision, stock: Stock) -> None:
+    facts = {"by": decision.who, "digest": stock.digest, "files": stock.files, "waived": decision.waived}
+    audit.record(audit.RELEASED, run=run.name, project=Study.of(run).project, **facts)
+
+
+def begin_sending(run: Run) -> None:
+    """Check that the data set may be sent to the store that it is released to, before its first file is.
+
+    Raises:
+        NotAllowed: the project has expired.
+        NotApproved: nobody has approved exactly what is listed.
+    """
+    decision, stock = _decision(run), stock_of(run)
+    if with_originals(run, digest(listing_of(run))) != stock.digest:
+        raise NotApproved("the list of the files is not the one that was approved; run the step check again")
+    _tell_audit(run, decision, stock)
+
+
+def _refuse_partial(run: Run) -> None:
+    """Check that the store has confirmed all files of the stock, as they are listed.
+
+    Raises:
+        NotApproved: it has not.
+    """
+    path = in_store(stage_run(run, RELEASE_TO))
+    there = {file["path"]: file["sha256"] for file in read_jsonl(path)} if path.exists() else {}
+    if there != {file["path"]: file["sha256"] for file in listed(run)}:
+        raise NotApproved(
+            "the store has not confirmed the whole data set, so it is not released; the report of the stage release_to "
+            "says what is missing: clear the failed tasks, or start the study again"
+        )
 
 
 def newly_released(run: Run) -> Path:
@@ -394,11 +455,14 @@ def _copied(source: Path, target: Path) -> str:
 
 
 def _stale(run: Run, target: Path) -> int:
-    """Return the number of released files that are not in the stock."""
+    """Return the number of released files that are not in the stock; those of a store are known by earlier lists."""
+    if lies_in(target) != target.resolve():
+        known = approved_of(target)
+        return len(known.former) if known else 0
     stock = {file["path"] for file in listed(run)}
     own = f"{HANDOVER}/"
     names = (readable(name_below(path, target)) for path in _files(target))
-    return sum(name not in stock and not name.startswith(own) for name in names)
+    return sum(name not in stock and name != MANIFEST and not name.startswith(own) for name in names)
 
 
 #: Folder of the hand-over report in `released/`.
@@ -426,6 +490,10 @@ def may_hand_over(run: Run, stage: str) -> bool:
     study = Study.of(run)
     if study.release == NOBODY:
         return False
+    if stage == RELEASE_TO:  # the release waits for it
+        stock = stock_of(run)
+        approvals.approved(run, RELEASE, stock.digest)
+        return stock.files > 0
     released = released_of(run)
     if released is None:
         raise NotApproved("nothing was released in this run, whatever the tasks before say")

@@ -3,7 +3,8 @@
 A file is verified as delivered if all of this holds:
 
 - it is as it was when it was fetched;
-- the object that was made of exactly this file is in `released/`, with the digest that was approved;
+- the object that was made of exactly this file is in `released/`, with the digest that was approved; where the data set
+  is released straight to a store, it is in the de-identified folder, and the store has confirmed it;
 - if the study uploads, the destination has confirmed this object.
 
 First a list is made, in the run's `removal.jsonl`: a line per series of the identified copy. Then the listed files are
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,14 +52,15 @@ class Places:
     """The places of the data of a study.
 
     Attributes:
-        identified, deidentified, released: its folders.
-        destination: `key` of the node that the released data set is uploaded to; empty: none.
+        identified, deidentified: its folders.
+        released: the folder that the released files lie in.
+        destinations: `key` of each node, or store, that has to confirm the released data set.
     """
 
     identified: Path
     deidentified: Path
     released: Path
-    destination: str = ""
+    destinations: Sequence[str] = ()
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Copy:
     Attributes:
         file: its name in the folder of the series.
         size, mtime_ns: bytes, and modification time in nanoseconds since the epoch.
-        released: path of the released file below `released/`.
+        released: path of the released file below the folder that it lies in.
         sha256: digest of the released file, hexadecimal.
         ctime_ns: time of the last change of the released file's inode when its digest was computed. No tool can set it.
     """
@@ -327,7 +329,7 @@ class _DeliveredSeries:
         self._places, self._digest_of, self._head_of = delivered.places, delivered.digest_of, delivered.head_of
         self._files: dict[str, Mapping[str, Any]] = {}
         self._settled: dict[str, list[Settled]] = {}
-        self._deliveries: dict[SeriesId, Deliveries] = {}
+        self._deliveries: dict[tuple[str, SeriesId], Deliveries] = {}
         for source in sources:
             assert delivered.store is not None
             self._files |= delivered.released.files(readable(Path(source.target)))
@@ -366,21 +368,25 @@ class _DeliveredSeries:
         there, working = _status(released), _status(f"{self._places.deidentified}/{item.file}")
         if there is None or working is None or self._digest_of(released) != file["sha256"]:
             return NOT_THERE
-        if self._places.destination and not self._confirmed(released):
+        if self._places.destinations and not self._confirmed(released):
             return UNCONFIRMED
         return Copy(entry.file, status.st_size, status.st_mtime_ns, item.file, file["sha256"], there.st_ctime_ns)
 
     def _confirmed(self, path: Path) -> bool:
-        """Return whether the destination has confirmed the object with the content of the file."""
+        """Return whether every destination has confirmed the object with the content of the file."""
         try:
             file = self._head_of(path)
         except ValueError:
             return False
         if file is None:
             return False
-        if file.series not in self._deliveries:
-            self._deliveries[file.series] = Deliveries(self._places.destination, file.series)
-        known = self._deliveries[file.series].confirmed.get(file.sop_instance_uid)
+        return all(self._confirmed_by(destination, file) for destination in self._places.destinations)
+
+    def _confirmed_by(self, destination: str, file: DicomFile) -> bool:
+        key = destination, file.series
+        if key not in self._deliveries:
+            self._deliveries[key] = Deliveries(*key)
+        known = self._deliveries[key].confirmed.get(file.sop_instance_uid)
         if known is None or not known.sha256:
             return False
         return (known.size, known.ctime_ns) == (file.size, file.ctime_ns) or known.sha256 == file.digest()

@@ -343,12 +343,12 @@ def chain(account: StudyAccount, *, inside: bool = True) -> Flow:
         )
     if not straight:
         by = f"by {account.released.by}" if account.released and inside else ""
-        through.append(station("Released" if account.deidentifies else "Approved", [RELEASED], by))
+        through.append(station("Released" if account.deidentifies else "Approved", [stages.RELEASE_TO, RELEASED], by))
     doubt = totals[UNVERIFIABLE]
     nodes = [account.stage(stage).connection for stage in account.confirmed()]
     node = f"confirmed by {listed(nodes) if inside else plural(len(nodes), 'node')}" if nodes else "to the folder"
     node = f"{doubt:,} of them unverifiable" if doubt else node
-    through.append(station("Delivered", SENDING, node if count else "", doubt))
+    through.append(station("Delivered", SENDING[1:], node if count else "", doubt))
     return flow(through)
 
 

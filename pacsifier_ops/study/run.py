@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.project import Study
 
 EXTRACT, PSEUDONYMS, ANONYMIZE, DUMPS = "extract", "pseudonyms", "anonymize", "dumps"
+RELEASE_TO = "release_to"
 DICOMDIR, CONVERT, UPLOAD = "dicomdir", "convert", "upload"
 KARNAK, KARNAK_UPLOAD, MOVE = "karnak", "karnak_upload", "move"
 
@@ -53,8 +54,8 @@ class StageRow:
         name: name of its tasks and of its run; title: its name for people.
         request: class of its request. Options that the study has by the same name are taken from the study.
         asked: returns further options that differ from the defaults, from the study and the name of the study's run.
-        on: for a stage that hands data over, and so waits for the release: returns whether the study has it. None: the
-            study has it unless it is listed in `without`.
+        on: for a stage that hands data over, and so waits for a person's word: returns whether the study has it. None:
+            the study has it unless it is listed in `without`.
     """
 
     name: str
@@ -92,6 +93,17 @@ _STAGES = (
         "Info dumps put apart",
         DumpsRequest,
         lambda study, run: {"data_folder": study.identified, "info_folder": f"{study.root}/info"},
+    ),
+    StageRow(
+        RELEASE_TO,
+        "Release to the store",
+        UploadRequest,
+        lambda study, run: {
+            "upload_directory": study.deidentified,
+            "pacs": study.release_to,
+            "out_directory": f"{study.root}/logs/release_to",
+        },
+        on=lambda study: study.release_to,
     ),
     StageRow(
         DICOMDIR,
@@ -163,7 +175,8 @@ TABLE = {stage.name: stage for stage in _STAGES}
 
 #: The names of the stages of a study, in order.
 STAGES = tuple(TABLE)
-#: Stages that hand data over, and wait for the release; and stages that a study may do without.
+#: Stages that hand data over, and wait for a person's word; the first is a part of the release. And stages that a study
+#: may do without.
 DESTINATIONS = tuple(stage.name for stage in _STAGES if stage.on)
 WITHOUT = tuple(stage.name for stage in _STAGES if not stage.on)
 
@@ -204,4 +217,4 @@ def stages_of(run: Run) -> dict[str, dict[str, Any] | None]:
         stages: dict[str, dict[str, Any] | None] = read_json(run.folder / "stages.json")
     except FileNotFoundError:
         raise InputError("the study was not set up; see the error of the step set_up") from None
-    return stages
+    return {name: stages.get(name) for name in STAGES}  # an earlier version knew fewer

@@ -27,6 +27,7 @@ from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
 from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.state import audit
+from pacsifier_ops.state.approved import lies_in
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.study import run as stages
@@ -273,7 +274,8 @@ def findings(run: Run) -> Obstacles:
 
 def _destinations(study: Study) -> list[str]:
     wanted = {
-        "the folder `released`": study.has(stages.ANONYMIZE),
+        "the folder `released`": study.has(stages.ANONYMIZE) and not study.release_to,
+        f"the store {study.release_to}; the folder `released` gets the tables": study.release_to,
         "a DICOM file-set": study.dicomdir,
         f"NIfTI in the folder `nifti`{', as BIDS' if study.convert == BIDS else ''}": study.convert,
         f"the node {study.upload}": study.upload,
@@ -325,11 +327,11 @@ def within_limits(run: Run, found: Obstacles) -> bool:
     return within
 
 
-def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = never) -> dict[str, int]:
+def remove(run: Run, destinations: Sequence[str] = (), cancelled: Callable[[], bool] = never) -> dict[str, int]:
     """List the identified files that are verified as delivered, and remove them if the study says so.
 
     Args:
-        destination: `key` of the node that the study uploads to, if it does.
+        destinations: `key` of each node that the study releases or uploads to.
 
     Returns:
         Number of files that may be removed, were removed, and stay; nothing if the study keeps the identified copy.
@@ -344,7 +346,7 @@ def remove(run: Run, destination: str = "", cancelled: Callable[[], bool] = neve
     if study.remove_identified == KEEP or not study.has(stages.ANONYMIZE) or released_of(run) is None:
         return {}
     identified, deidentified, released = (folder_of(study, name) for name in FOLDERS)
-    places = removal.Places(identified, deidentified, released, destination)
+    places = removal.Places(identified, deidentified, lies_in(released), destinations)
     if not run.part("removal").exists():  # an earlier attempt may have removed some of the files that it listed
         removal.plan_removal(run, places, cancelled, read=study.remove_identified == REMOVE)
     listing, removed = removal.Listing.of(run), removal.Removed()

@@ -23,6 +23,8 @@ from pacsifier_ops.base.given import open_below
 from pacsifier_ops.deid.contact import image_in
 from pacsifier_ops.extract.thumbnails import Levels, in_color, read_frame
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state.approved import lies_in
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import RELEASED_FOLDER, folder_of, listing_of, released_of, stock_of
 
@@ -68,7 +70,7 @@ def series_of(run: Run) -> Sequence[ReleasedSeries]:
         released, study = released_of(run), Study.of(run)
         if released is None or not released.files or stock_of(run).digest != released.digest:
             return ()
-        if not folder_of(study, RELEASED_FOLDER).is_dir():
+        if not lies_in(folder_of(study, RELEASED_FOLDER)).is_dir():
             return ()
         status = listing_of(run).stat()
     except (FileNotFoundError, PacsifierError):
@@ -122,7 +124,10 @@ def frame_of(run: Run, number: int, file: int, frame: int) -> bytes:
     root, files = _files(run, number)
     if not 0 <= file < len(files) or frame < 0:
         raise InputError("this run has released no such image")
-    answer = _asked({"root": str(root), "file": files[file]["path"], "size": files[file]["size"], "frame": frame})
+    request = {"root": str(root), "file": files[file]["path"], "size": files[file]["size"], "frame": frame}
+    if root != folder_of(Study.of(run), RELEASED_FOLDER):  # the files of a folder that work goes on in may change
+        request["sha256"] = files[file]["sha256"]
+    answer = _asked(request)
     if answer is None:
         raise InputError(_UNSHOWN)
     return answer
@@ -140,7 +145,7 @@ def _files(run: Run, number: int) -> tuple[Path, list[dict[str, Any]]]:
     path = listing_of(run)
     status = path.stat()
     files = _lines(path, status.st_mtime_ns, status.st_size, series[number - 1])
-    return folder_of(Study.of(run), RELEASED_FOLDER), files
+    return lies_in(folder_of(Study.of(run), RELEASED_FOLDER)), files
 
 
 @lru_cache(8)
@@ -194,6 +199,8 @@ def _answer(request: dict[str, Any]) -> bytes | None:
     try:
         with open_below(root, request["file"]) as stream:
             if stream.seek(0, 2) != request["size"]:
+                return None
+            if "sha256" in request and digest(_path_of(stream)) != request["sha256"]:
                 return None
             return _for_display(*read_frame(_path_of(stream), request["frame"]))
     except Exception:  # decoders raise many types of exception on damaged files

@@ -2,6 +2,7 @@
 
 The manifest is put last, when a run is complete: `manifest.jsonl`, a line of JSON for each file with path, size in
 bytes and SHA-256. Who finds it, finds all that it lists; what is there and not in it, belongs to no complete delivery.
+So an earlier manifest is removed before a file is replaced.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ class FileStore(Destination):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._listings: dict[str, dict[str, int]] = {}
+        self._has_manifest = True
 
     @abstractmethod
     def sizes(self, folder: str) -> dict[str, int]:
@@ -187,6 +189,9 @@ class FileStore(Destination):
             if size == file.size and self._digest(name) == reading.whole.hexdigest():
                 return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
             return {file.sop_instance_uid: Answer(Outcome.UNFIT, text=OCCUPIED)}
+        if size is not None and self._has_manifest:
+            self.remove(MANIFEST)
+            self._has_manifest = False
         try:
             self.write(name, reading)
         except Corrupted:

@@ -333,6 +333,19 @@ def store_from_connection(
     return of(name=name, **values)
 
 
+def refuse_no_store(node: Node) -> None:
+    """Check that a data set can be released straight to a node: it keeps files under their names.
+
+    Raises:
+        ConfigError: it is another kind of destination.
+    """
+    if not isinstance(node, StoreNode):
+        raise ConfigError(
+            f"release_to: connection {node.name} is no store of files; give one of type {', '.join(_CLASSES)}, or "
+            "leave release_to empty, and name this one as upload"
+        )
+
+
 def store_of(name: str, connection: Any) -> Node:
     """Return the node of a connection of Airflow that is no PACS, see `store_from_connection`.
 

@@ -30,6 +30,8 @@ class UploadRequest(KeptRequest):
     Attributes:
         pacs: name of the connection or configuration of the destination.
         allow_empty: a folder without DICOM files is no error.
+        release: path of the list of a data set whose release this is (see `study.release`). Exactly its files are sent,
+            those beside the objects as well; empty: the objects that may leave the folder.
         started: time of the start, ISO 8601.
     """
 
@@ -68,8 +70,13 @@ class UploadRequest(KeptRequest):
     accept_incomplete: bool = common.accept_incomplete()
     urgency: str = common.urgency()
     allow_empty: bool = False
+    release: str = ""
     started: str = ""
 
+
+#: What an upload keeps in its run's folder beside the files of every job, and its first step removes before it begins:
+#: the list of what a store has whole, which is the manifest that was put there.
+IN_STORE = "in-store"
 
 #: Number of values of a file in `Outgoing.files`, and the indices of its SOP Class UID and SOP Instance UID.
 _VALUES, SOP_CLASS, SOP_INSTANCE = 9, 5, 6

@@ -47,6 +47,7 @@ class Sender(AtPlace):
         progress: called with the size in bytes of every object that the destination has accepted.
         note: called with the path of every file that was not delivered, and the reason. The text identifies patients.
         place: see `AtPlace`.
+        ends: what is sent belongs to a transfer that has begun, so it does not wait for the node's window.
     """
 
     node: Node
@@ -57,6 +58,7 @@ class Sender(AtPlace):
     progress: Callable[[int], None] = lambda size: None
     note: Callable[[str], None] = lambda text: None
     place: Callable[[], Place] = Place
+    ends: bool = False
 
     def __post_init__(self) -> None:
         self.destination = destination_at(
@@ -64,6 +66,10 @@ class Sender(AtPlace):
         )
         self.session = self.destination
         self.use_pace()
+
+    def _check_window(self) -> None:
+        if not self.ends:
+            super()._check_window()
 
     def send(self, outgoing: Outgoing, account: SeriesAccount) -> None:
         """Send one series, and write the outcome into `account`.
@@ -181,7 +187,8 @@ class SeriesUpload:
     def _is_whole(self, file: DicomFile) -> bool:
         """Whether a file can be sent; it has failed otherwise."""
         try:
-            check_whole(file)
+            if file.sop_class_uid:  # what lies beside the objects has another structure
+                check_whole(file)
         except ValueError as error:
             self._fail(file.sop_instance_uid, str(error))
         except OSError as error:

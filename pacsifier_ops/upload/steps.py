@@ -6,24 +6,30 @@ functions. Each may be killed and called again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import chain
+from pathlib import Path
 
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.base.errors import InputError, TreeError
-from pacsifier_ops.base.files import private_folder, storage_errors, write_jsonl
+from pacsifier_ops.base.errors import DestinationRefused, InputError, TreeError
+from pacsifier_ops.base.files import private_folder, read_jsonl, storage_errors, write_jsonl
+from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import approved_of, refuse_released_below
+from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_released_below
 from pacsifier_ops.state.leases import shared
-from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_of
-from pacsifier_ops.upload.run import Outgoing, UploadRequest
+from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
+from pacsifier_ops.upload.nodes import refuse_no_store
+from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
+
+#: Files and folders in the run's folder that the first step removes before it begins.
+KEPT = (*job.KEPT, IN_STORE)
 
 
 def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, cancelled: Question = never) -> list[int]:
@@ -48,12 +54,15 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     from pacsifier_ops.dicom.scan import scan
     from pacsifier_ops.upload.kinds import destination_at
 
-    root = request.folder.resolve()
-    request = begin(run, replace(request, folder=root, pacs=node.name))
-    if not root.is_dir():
+    given = request.folder.resolve()
+    root = lies_in(given)
+    request = begin(run, replace(request, folder=root, pacs=node.name), KEPT)
+    if not (given.is_dir() and root.is_dir()):
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
-    approved = approved_of(root)
+    if request.release:
+        refuse_no_store(node)
+    approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         private_folder(request.out_directory / LOGS)
@@ -75,7 +84,36 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     bad = [asdict(file) for file in found.bad_files]
     counts = {"series": len(order), "instances": sum(map(len, order))}
     lines = [(Outgoing.of(i + 1, root, order[i]) for i in unit) for unit in slices(len(order), most)]
-    return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, **counts})
+    beside = list(map(asdict, _beside(approved))) if request.release and approved else []
+    return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, "beside": beside, **counts})
+
+
+def _of_release(root: Path, path: Path) -> Approved:
+    """Return the list of a data set that is being released."""
+    return Approved(root, {file["path"]: file["sha256"] for file in read_jsonl(path)})
+
+
+def _beside(approved: Approved) -> list[Outgoing]:
+    """Return the files of a data set beside its objects, if any: tables and the card.
+
+    Their names stand for UIDs, and the folder of the data set for the series. So the files of that name of another data
+    set, sent to the same place by a slip, are files of others.
+
+    Raises:
+        InputError: one is gone.
+    """
+    from pacsifier_ops.dicom.files import DicomFile
+
+    files, series = [], state_folder(approved.root).name
+    for name, sha256 in approved.files.items():
+        if not name.endswith(".dcm"):
+            try:
+                status = (approved.root / name).stat()
+            except OSError as error:
+                raise InputError(f"a file of the data set cannot be read: {error.strerror}") from error
+            at = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            files.append(DicomFile(approved.root / name, 0, *at, "", name, "", "", series, sha256=sha256))
+    return [Outgoing.of(0, approved.root, files)] if files else []
 
 
 def send(
@@ -134,7 +172,8 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
     """Close the account of a run, also of one that failed; write `logs/pacsifier_log.csv` and the report.
 
     Args:
-        node: returns the destination; a store gets the manifest if the run is complete.
+        node: returns the destination. If the run is complete, a store gets the files beside the objects (of a release)
+            and the manifest.
         cancelled: called regularly; True ends the work.
 
     Returns:
@@ -143,7 +182,7 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
     Raises:
         InputError: the run ended before the folder was read.
         StorageError: log or report cannot be written.
-        PacsError: the manifest could not be put.
+        PacsError: these could not be put.
     """
     from pacsifier_ops.runs.books import write_books
 
@@ -163,21 +202,41 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
     if node is not None and account.verdict == COMPLETE:
-        _finish(run, request, node(), cancelled)
+        _finish(run, request, node(), [Outgoing(**item) for item in found.get("beside", ())], cancelled)
     sent = account.totals()["received"]
     audit.record(audit.EXPORTED, run=run.name, to=request.pacs, objects=sent, verdict=account.verdict)
     return account
 
 
-def _finish(run: Run, request: UploadRequest, node: Node, cancelled: Question) -> None:
-    """Put the manifest of a complete run, where the destination takes one."""
-    from pacsifier_ops.upload.kinds import destination_at
+def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgoing], cancelled: Question) -> None:
+    """Put what lies beside the objects of a complete run, and then the manifest, where the destination takes one.
 
-    with destination_at(node, shared(), cancelled, root=request.folder) as destination:
-        files = (file for series, _ in Sending.outcomes(run) for file in series.objects(request.folder))
-        lines = ({**line} for file in files if (line := destination.listed(file)) is not None)
+    A reader of the store who finds the manifest finds all that it lists. The run keeps it, see IN_STORE.
+    """
+    from pacsifier_ops.upload.send import Sender
+
+    with Sender(node, shared(), request.folder, request.resend, cancelled, note=run.note, ends=True) as sender:
+        for outgoing in beside:
+            account = outgoing.account()
+            sender.send(outgoing, account)
+            if account.missing:
+                raise DestinationRefused(f"{node.name}: has not taken the files beside the images: {account.reason}")
+        whole = chain((series for series, _ in Sending.outcomes(run)), beside)
+        files = (file for series in whole for file in series.objects(request.folder))
+        lines = ({**line} for file in files if (line := sender.destination.listed(file)) is not None)
         if (first := next(lines, None)) is None:
             return
+        manifest = run.folder / "manifest.jsonl"
         with storage_errors("the state root"):
-            write_jsonl(run.folder / "manifest.jsonl", chain([first], lines))
-        destination.finish(run.folder / "manifest.jsonl")
+            write_jsonl(manifest, chain([first], lines))
+        sender.again(lambda: sender.destination.finish(manifest))
+        with storage_errors("the state root"):
+            manifest.replace(in_store(run))
+
+
+def in_store(run: Run) -> Path:
+    """Return the path of the list of what the store has whole: path, size and SHA-256 of each file.
+
+    It is there once the manifest is put.
+    """
+    return run.part(IN_STORE)

@@ -97,6 +97,37 @@ def test_who_may_take_de_identified_data_only_and_what_is_told_of_it(
         assert "anna" in report and "EC 2026-00123" in report and "2999-12-31" in report
 
 
+def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
+    airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_root: Path
+) -> None:
+    files = airflow_home.build(tmp_path / "pacs")
+    airflow.table("PatientID\n*-*\n")
+    share = tmp_path / "share"
+    connection = {"conn_type": "fs", "extra": {"path": str(share), "may_send": "dag_test", "may_identified": "nobody"}}
+    monkeypatch.setenv("AIRFLOW_CONN_SHARE", json.dumps(connection))
+    with EmbeddedPacs() as pacs, EmbeddedPacs(aet="RESEARCH", folder=tmp_path / "research") as node:
+        pacs.add(files)
+        airflow.connect(pacs)
+        airflow.connect(node, "research")
+        refused = study(airflow, release_to="research")
+        assert refused.tasks["set_up"] == {-1: "failed"} and not pacs.peak_associations
+        broken = study(airflow, release_to="share")  # the share is not mounted
+        assert broken.state == "failed" and broken.tasks["release"][-1] == "upstream_failed"
+        assert releases() == ("", {}) and not [one for one in outbox.waiting() if one.message.about == "released"]
+        share.mkdir()
+        run = study(airflow, release_to="share", remove_identified="remove")
+        assert run.state == "success"
+    released = airflow.data / "studies" / "p" / "released"
+    there = {path.relative_to(share).as_posix() for path in share.rglob("*") if path.is_file()}
+    assert len([name for name in there if name.endswith(".dcm")]) == len(files)
+    assert not list(released.rglob("*.dcm")) and (released / "series.csv").exists()
+    assert not list((airflow.data / "studies" / "p" / "identified").rglob("*.dcm"))
+    extra = releases()[1]
+    assert {*Path(extra["new_files"]).read_text(encoding="utf-8").splitlines(), "manifest.jsonl"} == there
+    told = [json.loads(line)["event"] for line in (state_root / "audit" / "audit.jsonl").read_text().splitlines()]
+    assert told[-4:] == ["released", "exported", "removing", "removed"]
+
+
 def releases() -> tuple[str, dict[str, Any]]:
     """Return partition key and content of the last event of the asset of all releases."""
     from airflow.models.asset import AssetEvent, AssetModel

@@ -172,7 +172,7 @@ def test_if_the_study_uploads_the_destination_must_have_confirmed(night: Night, 
     run = night.whole()
     with EmbeddedPacs(aet="RESEARCH", folder=tmp_path / "research") as research:
         node = PacsNode("research", research.host, research.port, research.aet, retry_wait=0.005)
-        places = replace(night.places, destination=node.key)
+        places = replace(night.places, destinations=[node.key])
         assert removal.plan_removal(run, places).stay == {removal.UNCONFIRMED: 6, removal.BY_RULE: 1}
         research.faults.store_status, research.faults.store_status_from = 0xA900, 5
         night.upload(node)

@@ -25,7 +25,7 @@ from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.study import steps
 from pacsifier_ops.study.cohort import search_of
-from pacsifier_ops.study.release import release, stock_of
+from pacsifier_ops.study.release import begin_sending, listing_of, release, stock_of
 from pacsifier_ops.study.run import (
     ANONYMIZE,
     CONVERT,
@@ -35,6 +35,7 @@ from pacsifier_ops.study.run import (
     KARNAK,
     KARNAK_UPLOAD,
     PSEUDONYMS,
+    RELEASE_TO,
     UPLOAD,
     stages_of,
 )
@@ -132,10 +133,24 @@ class StudyRun:
         self.approve_and_release()
 
     def approve_and_release(self) -> None:
+        self.approve()
+        release(self.run)
+
+    def approve(self) -> None:
         digest = stock_of(self.run).digest
         approvals.ask(self.run, approvals.RELEASE, digest)
         approvals.decide(self.run, approvals.RELEASE, digest, approvals.APPROVED, "Dr. Data Manager")
+
+    def release_to(self, node: Node) -> None:
+        """Release straight to a store."""
+        steps.check(self.run)
+        self.approve()
+        self.send_to_store(node)
         release(self.run)
+
+    def send_to_store(self, node: Node) -> None:
+        begin_sending(self.run)
+        self.upload(node, RELEASE_TO, release=str(listing_of(self.run)))
 
     def make_file_set(self) -> None:
         stage, params = stage_run(self.run, DICOMDIR), self.params(DICOMDIR)
@@ -154,13 +169,13 @@ class StudyRun:
         conversion.assemble(stage, search_of(stage, request.in_folder))
         return conversion.report(stage)
 
-    def remove(self, destination: Node) -> None:
-        steps.remove(self.run, destination.key)
+    def remove(self, *destinations: Node) -> None:
+        steps.remove(self.run, [destination.key for destination in destinations])
 
-    def upload(self, node: Node, name: str = UPLOAD) -> None:
+    def upload(self, node: Node, name: str = UPLOAD, **more: Any) -> None:
         stage, params = stage_run(self.run, name), self.params(name)
         folder, out = (self.data / params[name] for name in ("upload_directory", "out_directory"))
-        request = UploadRequest(folder, out, allow_empty=True)
+        request = UploadRequest(folder, out, allow_empty=True, **more)
         units = upload.prepare(stage, request, node)
         with upload.Sending(stage, node) as sending:
             sending.units(units)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,64 +25,10 @@ from pacsifier_ops.state.approved import DIFFERS, NOT_APPROVED, approve
 from pacsifier_ops.state.tree import DEIDENTIFIED, begin
 from pacsifier_ops.upload import filestore, steps
 from pacsifier_ops.upload.filestore import CHANGED_THERE, MANIFEST, NOT_ITS_PATH, OCCUPIED, FileStore
-from pacsifier_ops.upload.nodes import FolderNode, FtpsNode, ObjectStoreNode, SftpNode, StoreNode
+from pacsifier_ops.upload.nodes import FtpsNode, ObjectStoreNode, SftpNode, StoreNode
 from pacsifier_ops.upload.run import UploadRequest
-from tests.support.certificates import make
 from tests.support.embedded import series
-from tests.support.store_peers import S3, Ftps, Sshd, missing_sshd, running
-
-
-@dataclass
-class Elsewhere:
-    """A destination, and how to look at it beside the code under test."""
-
-    node: StoreNode
-    contents: Callable[[], dict[str, bytes]]
-    clear: Callable[[], None]
-    put: Callable[[str, bytes], None]
-    drop: Callable[[str], None]
-
-
-def on_disk(node: StoreNode, root: Path) -> Elsewhere:
-    def put(name: str, data: bytes) -> None:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-
-    def contents() -> dict[str, bytes]:
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-    def clear() -> None:
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True)
-
-    return Elsewhere(node, contents, clear, put, lambda name: (root / name).unlink())
-
-
-def in_store(store: S3) -> Elsewhere:
-    node = ObjectStoreNode(
-        "store",
-        root=f"s3://{store.bucket}/trial/one",
-        login=store.key,
-        password=store.secret,
-        endpoint_url=store.url,
-        region_name=store.region,
-        retry_wait=0.01,
-    )
-    prefix = "trial/one/"
-
-    def contents() -> dict[str, bytes]:
-        return {key.removeprefix(prefix): data for key, data in store.contents().items()}
-
-    def put(name: str, data: bytes) -> None:
-        store.client().put_object(Bucket=store.bucket, Key=prefix + name, Body=data)
-
-    def drop(name: str) -> None:
-        store.client().delete_object(Bucket=store.bucket, Key=prefix + name)
-
-    return Elsewhere(node, contents, store.clear, put, drop)
-
-
-KINDS = ("folder", "sftp", "ftps", "s3")
+from tests.support.stores import KINDS, Elsewhere, started
 
 
 @pytest.fixture(scope="module")
@@ -95,48 +40,11 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         def of(kind: str) -> Elsewhere:
             if kind not in made:
                 folder = tmp_path_factory.mktemp(kind)
-                made[kind] = _started(kind, folder, stack)
+                made[kind] = started(kind, folder, stack)
             made[kind].clear()
             return made[kind]
 
         yield of
-
-
-def _started(kind: str, folder: Path, stack: ExitStack) -> Elsewhere:
-    if kind == "folder":
-        return on_disk(FolderNode("share", path=str(folder), retry_wait=0.01), folder)
-    if kind == "s3":
-        return in_store(stack.enter_context(running(S3())))
-    if kind == "sftp":
-        if missing := missing_sshd():
-            pytest.skip(missing)
-        server: Sshd = stack.enter_context(running(Sshd(folder)))
-        return on_disk(sftp_node(server), server.root)
-    certificates = make(folder / "certificates")
-    ftp: Ftps = stack.enter_context(running(Ftps(folder, certificates.server)))
-    node = FtpsNode(
-        "ftp",
-        host="localhost",
-        port=ftp.port,
-        login=ftp.user,
-        password=ftp.password,
-        ca=str(certificates.ca),
-        retry_wait=0.01,
-    )
-    return on_disk(node, ftp.root)
-
-
-def sftp_node(server: Sshd) -> SftpNode:
-    return SftpNode(
-        "trusted",
-        host="127.0.0.1",
-        port=server.port,
-        login=server.user,
-        key_file=str(server.key),
-        host_key=server.host_key,
-        root=str(server.root),
-        retry_wait=0.01,
-    )
 
 
 @pytest.fixture(params=KINDS)
@@ -257,14 +165,25 @@ def test_a_file_of_others_is_not_overwritten(place: Elsewhere, folder: Path) -> 
     assert account.totals()["received"] == 2  # one of which was there already, exactly
 
 
-def test_a_changed_release_replaces_what_was_sent_from_here(place: Elsewhere, folder: Path) -> None:
+def test_a_changed_release_replaces_what_was_sent_from_here(
+    place: Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload(place.node, folder)
     name = sorted(files_in(folder))[0]
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     (folder / name).write_bytes(data)
+    of, there = type(destination(place.node)), []
+    write = of.write
+
+    def seen(self: FileStore, name: str, content: filestore.Reading) -> None:
+        there.append((name, MANIFEST in place.contents()))
+        write(self, name, content)
+
+    monkeypatch.setattr(of, "write", seen)
     account = upload(place.node, folder)
     assert account.verdict == COMPLETE and account.totals()["received"] == 1, reasons(account)
+    assert there[1:] == [(name, False), (MANIFEST, False)], "a manifest that is not true any more was there"
     assert objects(place) == files_in(folder)
 
 
