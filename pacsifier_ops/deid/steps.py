@@ -427,6 +427,8 @@ class Converting(Worker[SourceSeries, Counts]):
     @cached_property
     def _converter(self) -> Converter:
         """The converter. In most nights most units have no new object, and need none of what takes time to prepare."""
+        if self._request.contact_sheets:
+            self._sheets.begin()
         from pacsifier_ops.deid.convert import Converter
 
         how = Policy.of(self._request, self._secret)
