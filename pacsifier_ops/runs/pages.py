@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
@@ -140,7 +141,7 @@ def environment() -> Environment:
             return hashlib.sha256(f"{jinja2.__version__} {__version__} {own}\n{source}".encode()).hexdigest()
 
         def load_bytecode(self, bucket: Bucket) -> None:
-            with suppress(OSError):
+            with suppress(OSError, EOFError, UnpicklingError):
                 bucket.bytecode_from_string((kept / f"{bucket.key}.jinja").read_bytes())
 
         def dump_bytecode(self, bucket: Bucket) -> None:
