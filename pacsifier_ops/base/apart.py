@@ -52,16 +52,21 @@ class Apart:
             with suppress(OSError):  # input that it had not read yet
                 process.communicate()
 
-    def ask(self, request: Any) -> bytes | None:
-        """Return the answer to a request, which is plain data; None: it is empty, too large, too late, or a crash."""
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Return the process, begun unless it runs; it loads its libraries while the caller does something else."""
         if self._process is not None and self._process.poll() is not None:
             self.close()
-        process = self._process = self._process or subprocess.Popen(
+        self._process = self._process or subprocess.Popen(
             decoding(self._module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        return self._process
+
+    def ask(self, request: Any) -> bytes | None:
+        """Return the answer to a request, which is plain data; None: it is empty, too large, too late, or a crash."""
+        process = self.begin()
         assert process.stdin
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")

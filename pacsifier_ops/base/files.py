@@ -85,6 +85,8 @@ def data_folder(folder: Path) -> Path:
 
 def _missing(folder: Path) -> list[Path]:
     """Return the missing folders among a folder and its parents, the outermost first."""
+    if folder.is_dir():  # most are
+        return []
     found: list[Path] = []
     for one in (folder, *folder.parents):
         if one.is_dir():

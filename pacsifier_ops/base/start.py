@@ -8,8 +8,8 @@ import runpy
 import sys
 
 #: Libraries that pydicom and pyarrow import where they are installed, and do without where they are not. They take as
-#: long to load as all others together. The first have decoders of pixels, and colours; the last fetches test files.
-_ARRAYS, _UNUSED = "numpy", ("gdcm", "PIL", "requests")
+#: long to load as all others together. Some have decoders of pixels, and colours; the others fetch test files.
+_ARRAYS, _DECODERS, _FETCHERS = "numpy", ("gdcm", "PIL"), ("requests", "tqdm")
 #: Objects that are created until the next look for garbage. Libraries create some 100,000 that stay.
 _BETWEEN_COLLECTIONS = 50_000
 
@@ -22,11 +22,15 @@ def start_light(arrays: bool = False) -> None:
     Args:
         arrays: the process computes with pixels that are not compressed.
     """
-    for name in (*_UNUSED, *([] if arrays else [_ARRAYS])):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import then fails as if it were not installed
+    _keep_out(*_DECODERS, *_FETCHERS, *([] if arrays else [_ARRAYS]))
     gc.set_threshold(_BETWEEN_COLLECTIONS)
     # Python looks through all objects once more when it ends, though the system takes back all memory.
     atexit.register(gc.freeze)
+
+
+def _keep_out(*names: str) -> None:
+    for name in names:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import then fails as if it were not installed
 
 
 def allow(name: str) -> None:
@@ -41,5 +45,5 @@ def decoding(module: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.modules["requests"] = None  # type: ignore[assignment]  # see _UNUSED
+    _keep_out(*_FETCHERS)
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

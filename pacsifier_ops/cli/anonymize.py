@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing import forkserver
-from multiprocessing.synchronize import Event
-from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
-from pacsifier_ops.base.errors import Cancelled, PacsifierError, WorkerLost
+from pacsifier_ops.base.errors import PacsifierError
 from pacsifier_ops.base.places import refuse_reserved
 from pacsifier_ops.base.start import start_light
 from pacsifier_ops.base.terminal import Meter
@@ -76,14 +68,16 @@ def anonymize(request: DeidRequest, shared: bool) -> int:
     """
     run = begun("pacsifier-anonymize", project=request.project)
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
-    with stoppable() as stopped, noted_warnings(run), _Processes(run) as processes:
-        # They load their libraries while this process loads its own and looks at the files.
+    with stoppable() as stopped, noted_warnings(run):
         if shared:
-            processes.load()
+            from pacsifier_ops.cli import converters
+
+            # They load their libraries while this process loads its own and looks at the files.
+            converters.load()
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         return carry_out(
             run,
-            lambda: _convert(run, units, processes, stopped),
+            lambda: _convert(run, units, shared, stopped),
             lambda run: steps.report(run, _secret()),
             lambda account, error: _show(account, run, error),
             request.accept_incomplete,
@@ -110,125 +104,22 @@ def _is_shared(folder: Path) -> bool:
     return _cores() > 1 and next(itertools.islice(files, steps.PART, None), None) is not None
 
 
-class _Processes:
-    """Processes that convert, as many as there are cores. To start takes half a second.
-
-    Args:
-        run: whose units.
-
-    Attributes:
-        begun: whether their libraries are loaded, or about to be.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        context = multiprocessing.get_context("forkserver")
-        modules = ("pacsifier_ops.cli.lean", "pacsifier_ops.deid.convert", "pacsifier_ops.deid.contact")
-        context.set_forkserver_preload([*modules])
-        self._context, self._stop = context, context.Event()
-        self._pool: ProcessPoolExecutor | None = None
-        self.begun = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """End the processes, with what they are at. Harmless when repeated."""
-        self._stop.set()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def load(self) -> None:
-        """Have the server that the processes are forked from load the libraries. It is not waited for."""
-        self.begun = True
-        forkserver.ensure_running()
-
-    def pool(self) -> ProcessPoolExecutor:
-        """Start the processes, if they have not been."""
-        if self._pool is None:
-            given = self._run.folder, self._stop, dict(os.environ)
-            self._pool = ProcessPoolExecutor(_cores(), self._context, _begin, given)
-        return self._pool
-
-
-def _convert(run: Run, units: Sequence[int], processes: _Processes, stopped: Callable[[], bool]) -> None:
+def _convert(run: Run, units: Sequence[int], shared: bool, stopped: Callable[[], bool]) -> None:
     """Convert units, in as many processes as there are cores.
 
     Raises:
         PacsifierError: the error of a unit. All other units were tried.
     """
     with Meter(len(units)) as meter:
-        if not processes.begun and min(_cores(), len(units)) < 2:
-            with steps.Converting(run, _secret(), stopped) as converting:
-                for done, unit in enumerate(units, 1):
-                    converting.unit(unit)
-                    meter.show(done)
+        if shared or min(_cores(), len(units)) > 1:
+            from pacsifier_ops.cli import converters
+
+            converters.convert(run, units, _cores(), meter.show, stopped)
             return
-        try:
-            _convert_in(processes.pool(), units, meter, stopped)
-        except BrokenProcessPool as error:
-            raise WorkerLost(
-                "a converting process died: too little memory, or a large file was cut short; run it again"
-            ) from error
-        finally:
-            processes.end()
-
-
-def _convert_in(pool: ProcessPoolExecutor, units: Sequence[int], meter: Meter, stopped: Callable[[], bool]) -> None:
-    failed: BaseException | None = None
-    pending = {pool.submit(_unit, unit) for unit in units}
-    while pending:
-        if stopped():
-            raise Cancelled("stopped on request")
-        ended, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        meter.show(len(units) - len(pending))
-        for future in ended:
-            failed = future.exception() or failed
-    if failed is not None:
-        raise failed
-
-
-# In a converting process
-
-
-_run: Run
-_stop: Event
-_converting: steps.Converting | None = None
-
-
-def _begin(folder: Path, stop: Event, environment: Mapping[str, str]) -> None:
-    """Prepare the process. It ignores Ctrl-C, which the parent handles, and ends with its parent.
-
-    Args:
-        folder: of the run.
-        stop: set where somebody wants all to end.
-        environment: the parent's; the process that this one is forked from may be older.
-    """
-    os.environ.clear()
-    os.environ.update(environment)
-    global _run, _stop
-    _run, _stop = Run(folder), stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _unit(number: int) -> None:
-    global _converting
-    with noted_warnings(_run):
-        if _converting is None:
-            _converting = steps.Converting(_run, _secret(), _stop.is_set).__enter__()
-            Finalize(None, _converting.__exit__, (None, None, None), exitpriority=1)
-        _converting.unit(number)
+        with steps.Converting(run, _secret(), stopped) as converting:
+            for done, unit in enumerate(units, 1):
+                converting.unit(unit)
+                meter.show(done)
 
 
 def _show(account: DeidAccount, run: Run, error: Exception | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache, partial
 
 from pacsifier_ops import __version__
 from pacsifier_ops.cli.options import add_flags, request_from
@@ -33,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     request = request_from(ConvertRequest, args)
 
+    search = cache(partial(search_of, data_set=request.in_folder))
+
     def prepare(run: Run, stopped: Question) -> list[int]:
-        search_of(run, request.in_folder)  # without it, nothing could be published in the end
+        search(run)  # without it, nothing could be published in the end
         return steps.prepare(run, request, cancelled=stopped)
 
     return carry_out(
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps.report,
         request.out_folder,
         request.accept_incomplete,
-        last=lambda run, stopped: steps.assemble(run, search_of(run, request.in_folder), stopped),
+        last=lambda run, stopped: steps.assemble(run, search(run), stopped),
     )
 
 

@@ -28,8 +28,8 @@ MOST, SIDE = 9, 512
 #: Limits for one sheet: seconds, and bytes of memory.
 _SECONDS, _MEMORY = 120.0, 4 * 2**30
 _ACROSS, _GAP = 3, 4
-#: NumberOfFrames, Rows.
-_FRAMES, _ROWS = 0x00280008, 0x00280010
+#: InstanceNumber, NumberOfFrames, Rows.
+_NUMBER, _FRAMES, _ROWS = 0x00200013, 0x00280008, 0x00280010
 
 
 class ContactSheets(Apart):
@@ -68,8 +68,11 @@ def _sheet(files: Sequence[Path]) -> bytes | None:
     )
     for place, tile in enumerate(tiles):
         sheet.paste(tile, (place % across * width, place // across * height))
+    if grey:
+        # As a palette: the library then tries no filters on each line, which takes longer than to compress it.
+        sheet.putpalette([shade for shade in range(256) for _ in range(3)])
     stream = io.BytesIO()
-    sheet.save(stream, "PNG")
+    sheet.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
@@ -88,14 +91,13 @@ def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
 
 def image_in(path: Path, place: int) -> tuple[int, int, int] | None:
     """Return InstanceNumber, `place` and the number of frames of an image; None for other and for damaged files."""
-    from pacsifier_ops.dicom.files import attributes, inspect
+    from pacsifier_ops.dicom.files import top_level
 
-    with suppress(ValueError, OSError):
-        if file := inspect(path):
-            found = attributes(file, (_FRAMES, _ROWS), _ROWS)
-            if _ROWS in found:
-                frames = found.get(_FRAMES, b"").decode("latin-1")
-                return _whole(file.instance_number, 0), place, max(1, _whole(frames, 1))
+    with suppress(ValueError, OSError), path.open("rb") as stream:
+        found = top_level(stream, (_NUMBER, _FRAMES, _ROWS), _ROWS).values
+        if _ROWS in found:
+            number, frames = (found.get(tag, b"").decode("latin-1") for tag in (_NUMBER, _FRAMES))
+            return _whole(number, 0), place, max(1, _whole(frames, 1))
     return None
 
 
@@ -133,7 +135,7 @@ def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
     ranks = levels.ranks()
     if head.PhotometricInterpretation == "MONOCHROME1":
         ranks = 1 - ranks
-    return ((levels.shaded(head, frame) + 255 * ranks) / 2).astype(np.uint8)[levels.place]
+    return ((levels.shaded(head, frame) + 255 * ranks) / 2).astype(np.uint8).take(levels.place)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from pacsifier_ops.base.errors import FileUnreadable, PacsifierError, StorageError, Unfit
-from pacsifier_ops.deid import leftout, pixels, reading, verifier, writing
+from pacsifier_ops.deid import leftout, pixels, reading, technique, verifier, writing
 from pacsifier_ops.deid.devices import Blackout
 from pacsifier_ops.deid.engine import Deidentified, Engine
 from pacsifier_ops.deid.exclusion import Judge, Kind
@@ -23,6 +23,7 @@ from pacsifier_ops.deid.numbers import Calendar, shift_of
 from pacsifier_ops.deid.policy import Policy
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, SourceSeries
 from pacsifier_ops.deid.sr import text_of
+from pacsifier_ops.deid.technique import Head
 from pacsifier_ops.deid.verifier import Identifiers, Searched
 
 
@@ -38,6 +39,7 @@ class Converted:
         sha256: SHA-256 of the finished file, hexadecimal.
         rules: number of elements by rule id.
         uids: replacement UIDs by original UID.
+        head: what the head of the file says, where that is known without reading it.
     """
 
     outcome: str
@@ -47,6 +49,7 @@ class Converted:
     sha256: str = ""
     rules: dict[str, int] = field(default_factory=dict)
     uids: dict[str, str] = field(default_factory=dict)
+    head: Head | None = None
 
 
 class Converter:
@@ -118,7 +121,8 @@ class Converter:
         with _room():
             _sync(target)
         counts = {**outcome.counts, **dataset.mended}
-        return Converted(DEIDENTIFIED, "", target, outcome.uid, sha256, counts, outcome.uids)
+        head = technique.of(outcome.elements, outcome.syntax) if verdict.blackout is None else None
+        return Converted(DEIDENTIFIED, "", target, outcome.uid, sha256, counts, outcome.uids, head)
 
     def _calendar(self, identifiers: Identifiers, source: SourceSeries) -> Calendar:
         """Return the dates that must not stay in numbers; none where dates stay."""

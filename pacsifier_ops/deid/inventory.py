@@ -8,7 +8,7 @@
 The values are those of the de-identified files (see `technique`). A value of a series is there where all its objects
 have the same; the column `Varying` names the others, which the table of instances has.
 
-What was read of a file is kept in the state of the tree, so that each is read once, by the worker that has written it.
+What a file says is kept in the state of the tree, by the worker that has written it; so few are read at all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,14 +167,17 @@ def write(store: Store, base: Path, folder: Path, mode: int, scratch: Path) -> C
 # What the heads of files say
 
 
-def keep_heads(store: Store, base: Path, key: str, items: Iterable[Settled]) -> dict[str, Head]:
-    """Read and keep the heads of results. Return them by new UID; those that cannot be read are left out.
+def keep_heads(
+    store: Store, base: Path, key: str, items: Iterable[Settled], known: Mapping[str, Head] = {}
+) -> dict[str, Head]:
+    """Keep the heads of results. Return them by new UID; those that cannot be read are left out.
 
     Args:
         store: what is known of the data set.
         base: folder of its objects.
         key: of the series.
         items: results of this series.
+        known: heads by new UID; the others are read.
 
     Raises:
         OSError: the state root cannot be written.
@@ -183,7 +186,7 @@ def keep_heads(store: Store, base: Path, key: str, items: Iterable[Settled]) -> 
     lines = []
     for item in items:
         with suppress(OSError, ValueError):
-            head = heads[item.new_uid] = technique.read(base / item.file)
+            head = heads[item.new_uid] = known.get(item.new_uid) or technique.read(base / item.file)
             kept = [technique.version(), item.new_uid, _stamp(item), technique.as_kept(head)]
             lines.append(json.dumps(kept, separators=(",", ":")).encode() + b"\n")
     if lines:

@@ -55,7 +55,9 @@ class Words:
             elif not line.startswith("#"):
                 for word in line.split():
                     found = self._names if word.endswith("?") else self._sure
-                    found.update(part for part in _WORD.findall(fold(word.rstrip("?"))) if len(part) > 1)
+                    word = word.rstrip("?")
+                    parts = [word.lower()] if word.isascii() and word.isalpha() else _WORD.findall(fold(word))
+                    found.update(part for part in parts if len(part) > 1)
         self._sure -= self._names
         everything = [*sorted(self._values), "=", *sorted(self._sure), "?", *sorted(self._names)]
         self.digest = hashlib.sha256("\n".join(everything).encode()).hexdigest()

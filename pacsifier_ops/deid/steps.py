@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.deid.books import DeidAccount
     from pacsifier_ops.deid.contact import ContactSheets
     from pacsifier_ops.deid.convert import Converted, Converter
+    from pacsifier_ops.deid.technique import Head
     from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.dicom.scan import Scan
 
@@ -427,6 +428,8 @@ class Converting(Worker[SourceSeries, Counts]):
     @cached_property
     def _converter(self) -> Converter:
         """The converter. In most nights most units have no new object, and need none of what takes time to prepare."""
+        if self._request.contact_sheets:
+            self._sheets.begin()
         from pacsifier_ops.deid.convert import Converter
 
         how = Policy.of(self._request, self._secret)
@@ -473,6 +476,7 @@ class Converting(Worker[SourceSeries, Counts]):
 
         counts.reason = "not ended"
         fresh: list[Settled] = []
+        heads: dict[str, Head] = {}
         settled = self._store.settled(source.key)
         seen = {old for item in settled.values() for old in item.uids}
         for name, size, mtime, uid in source.files:
@@ -499,13 +503,15 @@ class Converting(Worker[SourceSeries, Counts]):
             self._settle(source, item, made, before)
             if item.file:
                 fresh.append(item)
+                if made.head is not None:
+                    heads[item.new_uid] = made.head
             if self._request.in_place:
                 self._take_away(path, item)
             name_of = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(item.outcome, "in_quarantine")
             setattr(counts, name_of, getattr(counts, name_of) + 1)
             counts.bytes += size
         with storage_errors("the state root"):
-            keep_heads(self._store, self._base, source.key, fresh)
+            keep_heads(self._store, self._base, source.key, fresh, heads)
         if self._request.contact_sheets and source.parts == 1:
             make_sheet(self._sheets, self._store, self._base, source, fresh=counts.deidentified > 0)
         if not counts.missing:

@@ -1,6 +1,6 @@
 """What the head of a de-identified file says of how the image was made: the attributes of `tables/technique.csv`.
 
-All is read from files that the de-identification has written, and never from the source. So a value is there where the
+All is read from what the de-identification has written, and never from the source. So a value is there where the
 profile lets it stay, and as the profile lets it stay. Attributes of multi-frame objects are those of their functional
 groups (PS3.3 C.7.6.16), where all frames agree.
 """
@@ -25,8 +25,8 @@ from pydicom.datadict import dictionary_VR
 
 from pacsifier_ops.base.tables import INTEGER, NUMBER, TEXT
 from pacsifier_ops.deid.slices import Frame
-from pacsifier_ops.dicom.elements import Encoding, Plain, data_set, values, walk
-from pacsifier_ops.dicom.encoding import ITEM
+from pacsifier_ops.dicom.elements import LONGEST, Encoding, Plain, data_set, values, walk
+from pacsifier_ops.dicom.encoding import ITEM, Elements, Syntax
 from pacsifier_ops.dicom.files import decoded, layout, top_level
 from pacsifier_ops.dicom.uids import DEFLATED
 
@@ -65,7 +65,7 @@ _EVERY = 0xFFFFFFFE
 _FARTHEST, _LARGEST = 1e6, 2**31 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # to compare them by their content takes long
 class Column:
     """A column of the tables.
 
@@ -151,19 +151,46 @@ def read(path: Path) -> Head:
     wanted, last = _wanted()
     with path.open("rb") as stream:
         top = top_level(stream, wanted, last)
-        found = dict(top.values)
-        found[_SYNTAX] = top.transfer_syntax_uid.encode()
-        images = _whole(found.get(_FRAMES, b"")) or 1
         groups: list[dict[int, bytes]] = []
-        no_slices = found.get(_CLASS, b"").startswith(_NO_SLICES)
-        if images > 1 or _POSITION not in found:
+        if _is_grouped(top.values):
             with suppress(ValueError, struct.error, zlib.error):  # without them, the object has no geometry
-                groups = _groups(stream, top.transfer_syntax_uid, top.offset, alike=no_slices)
+                groups = _groups(stream, top.transfer_syntax_uid, top.offset, alike=_without_slices(top.values))
+    return _head(top.values, groups, top.transfer_syntax_uid, little=top.little)
+
+
+def of(elements: Elements, syntax: Syntax) -> Head | None:
+    """Return the head of an object that is written so; None where its file has to be read (see `read`).
+
+    Args:
+        elements: its elements, as they are encoded.
+        syntax: its transfer syntax.
+    """
+    top: dict[int, bytes] = {}
+    for tag in _wanted()[0] & elements.keys():
+        value = elements[tag][1]
+        if type(value) is not bytes:
+            return None
+        top[tag] = value if len(value) <= LONGEST else b""
+    return None if _is_grouped(top) else _head(top, [], syntax.uid, little=syntax.little)
+
+
+def _is_grouped(top: Mapping[int, bytes]) -> bool:
+    """Return whether an object may have functional groups."""
+    return _whole(top.get(_FRAMES, b"")) > 1 or _POSITION not in top
+
+
+def _without_slices(top: Mapping[int, bytes]) -> bool:
+    return top.get(_CLASS, b"").startswith(_NO_SLICES)
+
+
+def _head(top: Mapping[int, bytes], groups: list[dict[int, bytes]], syntax: str, *, little: bool) -> Head:
+    found = {**top, _SYNTAX: syntax.encode()}
+    images = _whole(found.get(_FRAMES, b"")) or 1
     shown = found if not groups else {**_agreed(groups), **{tag: value for tag, value in found.items() if value}}
     charset = found.get(_CHARACTER_SET, b"")
-    cells = tuple(_cell(column, shown, charset, top.little) for column in columns())
+    cells = tuple([_cell(column, shown, charset, little) for column in columns()])
     mosaic = b"MOSAIC" in found.get(_IMAGE_TYPE, b"")  # many slices in one image, and a place of its own for none
-    if no_slices or mosaic:
+    if _without_slices(top) or mosaic:
         return Head(cells, (), images)
     each = groups or ([found] if images == 1 else [])
     frames = tuple(frame for one in each if (frame := _frame(one, found)))

@@ -111,13 +111,17 @@ class Vocabulary:
                 continue
             for word in line.split():
                 found = self._names if word.endswith("?") else self._sure
-                for part in _WORD.finditer(word.rstrip("?")):
+                word = word.rstrip("?")
+                if word.isascii() and word.isalpha():  # most are
+                    found.add(word.lower())
+                    continue
+                for part in _WORD.finditer(word):
                     found |= _forms(part[0])
         self._sure -= self._names
         # Parts of compounds. Short ones would occur in many names.
         self._stems = {word for word in self._sure if len(word) > 4}
         #: Words of scripts without blanks. One of a single character may be a name.
-        self._known = {word for word in self._sure | self._names if _IS_DENSE.match(word)}
+        self._known = {word for word in self._sure | self._names if not word.isascii() and _IS_DENSE.match(word)}
         self._names |= {word for word in self._known if len(word) == 1}
         self._sure -= self._names
         self._longest = max(map(len, self._known), default=0)

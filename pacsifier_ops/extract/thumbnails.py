@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.base.start import decoding
-from pacsifier_ops.runs.accounts import RunAccount
-from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.tree import NAMINGS, names_object
 
 if TYPE_CHECKING:
     import numpy as np
     from pydicom.dataset import Dataset
+
+    from pacsifier_ops.runs.accounts import RunAccount
+    from pacsifier_ops.runs.folder import Run
 
 #: Maximum number of thumbnails, pixels of the longer side, and seconds for all of them.
 MOST, SIDE, SECONDS = 200, 96, 60.0
@@ -162,7 +163,7 @@ def shades(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
     if pixels.ndim == 3:
         return pixels
     levels = Levels.of(pixels, head)
-    return levels.shaded(head, frame).astype(np.uint8)[levels.place]
+    return levels.shaded(head, frame).astype(np.uint8).take(levels.place)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,21 @@ tag of Jinja2 are removed from the page.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
+from pacsifier_ops import __version__
 from pacsifier_ops.base import words
+from pacsifier_ops.base.files import write_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -116,7 +123,9 @@ def style() -> str:
 @cache
 def environment() -> Environment:
     """Return the Jinja2 environment of all templates. Jinja2 is imported here: most commands make no page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    import jinja2
+    from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+    from jinja2.bccache import Bucket
     from jinja2.ext import Extension
     from jinja2.lexer import Token, TokenStream
 
@@ -125,6 +134,24 @@ def environment() -> Environment:
             for token in stream:
                 yield Token(token.lineno, "data", _LAYOUT.sub("", token.value)) if token.type == "data" else token
 
+    class Compiled(BytecodeCache):
+        """Keeps compiled templates beside the compiled modules of this package, if it may write there."""
+
+        def get_source_checksum(self, source: str) -> str:
+            return hashlib.sha256(f"{jinja2.__version__} {__version__} {own}\n{source}".encode()).hexdigest()
+
+        def load_bytecode(self, bucket: Bucket) -> None:
+            with suppress(OSError, EOFError, UnpicklingError):
+                bucket.bytecode_from_string((kept / f"{bucket.key}.jinja").read_bytes())
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            if not sys.dont_write_bytecode:
+                with suppress(OSError):
+                    write_atomic(kept / f"{bucket.key}.jinja", bucket.bytecode_to_string(), 0o644)
+
+    kept = Path(cache_from_source(__file__)).parent
+    # What this module and `words` do with a template is part of its code.
+    own = [Path(file).read_text(encoding="utf-8") for file in (__file__, words.__file__)]
     jinja = Environment(
         loader=FileSystemLoader(_PACKAGE),
         autoescape=True,
@@ -132,6 +159,7 @@ def environment() -> Environment:
         extensions=[PageLayout],
         finalize=lambda value: f"{value:,}" if isinstance(value, int) else value,
         auto_reload=False,
+        bytecode_cache=Compiled(),
     )
     jinja.filters |= {
         "clock": words.clock,

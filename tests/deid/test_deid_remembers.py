@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_ui
 
 from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.base.files import read_jsonl, unpacked
-from pacsifier_ops.deid import identifiers, reading, steps, writing
+from pacsifier_ops.deid import identifiers, reading, steps, technique, writing
 from pacsifier_ops.deid import profile as profiles
 from pacsifier_ops.deid.convert import Converter
 from pacsifier_ops.deid.engine import Engine
@@ -287,6 +287,7 @@ def _outcome(converter: Converter, path: Path, source: SourceSeries, uid: str) -
         warnings.simplefilter("ignore")
         made = converter.convert(path, source, uid)
     if made.path != Path():
+        assert made.head in (None, technique.read(made.path)), path
         made.path.unlink()
         made.path = Path()
     return astuple(made)

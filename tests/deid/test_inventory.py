@@ -224,18 +224,21 @@ def test_frames_of_an_enhanced_object_are_slices(syntax: UID, source: Path, out:
 # What it costs, and what it depends on
 
 
-def test_each_file_is_read_once(source: Path, out: Path, reads: list[Path]) -> None:
+def test_a_file_is_read_once_and_only_if_what_was_written_does_not_say_it(
+    source: Path, out: Path, reads: list[Path]
+) -> None:
     put(source, images("P1"))
-    put(source, images("P2", 2))
     deidentify(source, out)
-    assert len(reads) == 10
-    reads.clear()
+    assert reads == []
     before = tables(out)
     deidentify(source, out)
     assert reads == [] and tables(out) == before
-    put(source, images("P2", 3, n_images=2))
+    multi_frame = images("P2", 2, n_images=1)
+    multi_frame[0].NumberOfFrames, multi_frame[0].PixelData = 2, 2 * multi_frame[0].PixelData
+    put(source, multi_frame)
     deidentify(source, out)
-    assert len(reads) == 2 and tables(out) != before
+    deidentify(source, out)
+    assert len(reads) == 1 and tables(out) != before
 
 
 def test_what_a_killed_worker_did_not_keep_is_read_again(source: Path, out: Path, reads: list[Path]) -> None:

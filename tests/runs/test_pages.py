@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +51,29 @@ def test_every_template_can_be_read() -> None:
     assert len(names) > 10
     for name in names:
         environment().get_template(name)
+
+
+def test_compiled_templates_are_kept_and_never_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> str:
+        environment.cache_clear()
+        return pages.page("web/templates/refusal.html", base="", sentence="no")
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "kept"))
+    there = (tmp_path / "kept").joinpath(*Path(pages.__file__).parent.parts[1:])
+    try:
+        page = shown()
+        assert not there.exists()  # what cannot be kept is compiled anew
+        there.mkdir(parents=True)
+        assert shown() == page
+        kept = list(there.glob("*.jinja"))
+        assert kept
+        with monkeypatch.context() as patch:
+            patch.setattr("jinja2.Environment.compile", lambda *_: pytest.fail("it is compiled already"))
+            assert shown() == page
+        for damage in (b"", b"no code", kept[0].read_bytes()[:40]):
+            for path in kept:
+                path.write_bytes(damage)
+            assert shown() == page
+    finally:
+        environment.cache_clear()
