@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from email.message import Message
+from typing import TypeAlias
 
+#: A piece of a body. It is to be used before the next one is asked for.
+Buffer: TypeAlias = "bytes | memoryview"
 #: Longest headers of a part, and longest text before the first one, in bytes.
 _LONGEST_HEADERS = 64 << 10
 #: What may stand between a boundary and the end of its line.
