@@ -110,10 +110,11 @@ class Transport:
             PacsError: the connection ended before the body did.
             Cancelled: a stop was requested.
         """
+        packed = "Content-Encoding" in answer.headers  # urllib3 copies what it unpacks
         with self._typed():
             while True:
                 self._go_on()
-                piece = answer.raw.read1(BLOCK, decode_content=True)
+                piece = answer.raw.read1(BLOCK, decode_content=packed)
                 if not piece:
                     return
                 yield piece
@@ -178,7 +179,10 @@ class Transport:
             import requests
 
             quiet("urllib3", "requests", least=logging.CRITICAL)  # they quote addresses at any level
+            from pacsifier_ops.dicomweb.patience import watch
+
             node, self._http = self._node, requests.Session()
+            watch(self._http, self._go_on)
             if node.tls_ca:
                 self._http.verify = node.tls_ca
             if node.tls_certificate:
