@@ -10,7 +10,6 @@ from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 from requests.adapters import HTTPAdapter
-from urllib3.util import wait_for_read
 
 if TYPE_CHECKING:
     import socket
@@ -63,15 +62,21 @@ class _Patient(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, into: WriteableBuffer) -> int | None:
+    def readinto(self, into: WriteableBuffer) -> int:
         limit = self._sock.gettimeout()
         until = time.monotonic() + (limit or float("inf"))
-        # What TLS has decoded already is not seen at the socket.
-        while not (getattr(self._sock, "pending", int)() or wait_for_read(self._sock, _LOOK)):
-            self._go_on()
-            if time.monotonic() >= until:
-                raise TimeoutError("timed out")
-        return self._raw.readinto(into)
+        # Short waits, and no look at whether bytes are there: those of TLS may be none of the answer.
+        self._sock.settimeout(min(_LOOK, limit or _LOOK))
+        try:
+            while True:
+                try:
+                    return self._sock.recv_into(into)
+                except TimeoutError:
+                    self._go_on()
+                    if time.monotonic() >= until:
+                        raise
+        finally:
+            self._sock.settimeout(limit)
 
     def close(self) -> None:
         self._raw.close()

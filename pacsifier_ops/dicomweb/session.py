@@ -69,6 +69,8 @@ class _Page:
 class WebSession:
     """A session with one web archive. A slot of the archive is occupied from the first request until `close`.
 
+    While it waits because the archive asks for it, the session is closed, and its next request opens it again.
+
     For the arguments and attributes see `dimse.session.Session`. Use as a context manager. Not thread-safe.
     """
 
@@ -86,7 +88,7 @@ class WebSession:
         self.node = node
         self._slot, self._incoming = slot, incoming
         self._progress, self._before_transfer = progress, before_transfer
-        self._transport = Transport(node, cancelled)
+        self._transport = Transport(node, cancelled, self.close)
         self._received: list[ReceivedObject] = []
         self._stack = ExitStack()
         self._is_open = False
