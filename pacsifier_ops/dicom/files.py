@@ -39,6 +39,7 @@ from pacsifier_ops.dicom.elements import (
     read_header,
     skip_items,
     values,
+    walk,
 )
 from pacsifier_ops.dicom.encoding import UNDEFINED
 from pacsifier_ops.dicom.heads import Identity, quick_whole, read_identity
@@ -53,6 +54,8 @@ _INSTANCE_NUMBER = 0x00200013
 _FILE_META = 1024
 #: First bytes of a file in which most objects show what they are, up to their pixel data.
 BEGIN = 1 << 16
+#: Prefix, and the header of the first element, which gives the length of the others in group 0002 (PS3.10 7.1).
+_GROUP_LENGTH = b"DICM\x02\0\0\0UL\x04\0"
 _IMPLICIT = (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
 #: Dates that most objects have, up to InstanceNumber: of creation, series, acquisition, content, capture and
 #: acquisition start.
@@ -227,25 +230,25 @@ def whole_object(path: Path, begin: bytes, size: int) -> WholeObject:
 
 def _quick_object(path: Path, begin: bytes, size: int) -> WholeObject | None:
     """Return what `whole_object` does for a usual object; None where another reader has to decide."""
-    if begin[128:132] != b"DICM":
+    if begin[128:140] != _GROUP_LENGTH:
         return None
-    source = Plain(BytesIO(), size, 132, begin)
-    try:
-        meta = _file_meta(source, None)
-    except ValueError:
+    start = 144 + int.from_bytes(begin[140:144], "little")
+    meta: dict[int, bytes] = {}
+    wanted = (_MEDIA_CLASS, _TRANSFER_SYNTAX)
+    if walk(begin[144:start], False, wanted, 0x0002FFFF, meta) != start - 144 or begin[start : start + 2] == b"\x02\0":
         return None
-    syntax = meta.get(_TRANSFER_SYNTAX, "")
-    if meta.get(_MEDIA_CLASS) == MediaStorageDirectoryStorage or not is_uid(syntax):
+    syntax = _text(meta.get(_TRANSFER_SYNTAX, b""))
+    if _text(meta.get(_MEDIA_CLASS, b"")) == MediaStorageDirectoryStorage or not is_uid(syntax):
         return None
     if syntax == ExplicitVRBigEndian or syntax in DEFLATED:
         return None
-    data, left, implicit = begin[source.at :], size - source.at, syntax in _IMPLICIT
+    data, left, implicit = begin[start:], size - start, syntax in _IMPLICIT
     found = quick_whole(data, left, implicit, followed=True)
     if found is None and (found := quick_whole(data, left, implicit, followed=False)):
         # Compressed pixel data, for one: its fragments are followed in the file.
         try:
             with path.open("rb") as stream:
-                for _ in elements(Plain(stream, size, source.at, begin), IMPLICIT if implicit else EXPLICIT):
+                for _ in elements(Plain(stream, size, start, begin), IMPLICIT if implicit else EXPLICIT):
                     pass
         except ValueError:
             return None
