@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,10 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.retrieve import orthanc
-from bench.timing import ROOT
+from bench.timing import NO_DELAY, ROOT
 from pacsifier_ops.embedded.phantoms import phantom_series, write
-from tests.support.peers import Orthanc
+from tests.support.web_peers import OrthancWeb
 
 SIZES = (10, 100, 1000)
 
@@ -51,13 +51,17 @@ sys.exit(done.returncode)
 """
 
 
-def peak_memory(server: Orthanc, method: str, megabytes: int) -> tuple[float, float]:
+def peak_memory(server: OrthancWeb, method: str, megabytes: int) -> tuple[float, float]:
     """Peak resident memory in MB (10^6 bytes) and seconds of our command while it fetches one big object."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         (folder / "query.csv").write_text(f"PatientID\nBIG{megabytes}\n")
-        command = [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", "--save", "--method", method]
-        command += ["-c", str(server.config(folder)), "-q", str(folder / "query.csv"), "-d", str(folder / "out")]
+        config = server.config(folder)
+        if method == "web":
+            config.write_text(json.dumps({"url": server.url}))
+        command = [sys.executable, "-m", "pacsifier_ops.cli.pacsifier", "--save"]
+        command += [] if method == "web" else ["--method", method]
+        command += ["-c", str(config), "-q", str(folder / "query.csv"), "-d", str(folder / "out")]
         environment = {**os.environ, "PACSIFIER_STATE_ROOT": str(folder / "state"), "PYTHONPATH": str(ROOT)}
         # A process of its own in between: the peak of a child counts from its parent's size on.
         started = time.perf_counter()
@@ -72,19 +76,22 @@ def peak_memory(server: Orthanc, method: str, megabytes: int) -> tuple[float, fl
 
 
 def main() -> None:
-    """Print a table of all sizes, in MB, and both services."""
-    print("| object | C-GET | C-MOVE |\n|---:|---:|---:|")
+    """Print a table of all sizes, in MB, and all services."""
+    print("| object | C-GET | C-MOVE | WADO-RS |\n|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        with orthanc(folder / "memory", []) as server:
+        server = OrthancWeb(folder / "memory", environment=NO_DELAY)
+        server.start()
+        try:
             # storescu reads the objects piece by piece.
             big = [str(big_object(folder / "big", size)) for size in SIZES]
             subprocess.run(["storescu", "-aec", server.aet, "127.0.0.1", str(server.port), *big], check=True)
             for size in SIZES:
-                cells = [
-                    f"{peak:.0f} MB ({t:.1f} s)" for peak, t in (peak_memory(server, m, size) for m in ("get", "move"))
-                ]
+                measured = (peak_memory(server, method, size) for method in ("get", "move", "web"))
+                cells = [f"{peak:.0f} MB ({t:.1f} s)" for peak, t in measured]
                 print(f"| {size} MB | {' | '.join(cells)} |")
+        finally:
+            server.stop()
 
 
 if __name__ == "__main__":

@@ -222,7 +222,14 @@ def values(source: Source, encoding: Encoding, wanted: Container[int], last: int
     return found
 
 
-def walk(data: bytes, implicit: bool, wanted: Container[int], last: int, found: dict[int, bytes]) -> int | None:
+def walk(
+    data: bytes,
+    implicit: bool,
+    wanted: Container[int],
+    last: int,
+    found: dict[int, bytes],
+    size: int | None = None,
+) -> int | None:
     """Read values of a plain little endian data set. This takes a tenth of the time of other readers.
 
     Args:
@@ -231,6 +238,8 @@ def walk(data: bytes, implicit: bool, wanted: Container[int], last: int, found: 
         wanted: tags of the elements to be read; sequences of undefined length are none of them.
         last: tag of the last element to read.
         found: receives the values, by tag.
+        size: length of the whole data set in bytes, where `data` is its begin and its last element alone may go on
+            behind that; None: `data` is all there is.
 
     Returns:
         The offset of the first element above `last`, or the end. None where another reader has to decide: tags are not
@@ -238,7 +247,7 @@ def walk(data: bytes, implicit: bool, wanted: Container[int], last: int, found: 
     """
     if implicit and data[4:6].isalpha():
         return None  # it looks like explicit VR
-    at, before, vr, size = 0, 0, b"", len(data)
+    at, before, vr, size = 0, 0, b"", len(data) if size is None else size
     implicit_head, explicit_head = _LITTLE_ENDIAN.implicit_at, _LITTLE_ENDIAN.explicit_at
     try:
         while at < size:
@@ -266,6 +275,8 @@ def walk(data: bytes, implicit: bool, wanted: Container[int], last: int, found: 
                 continue
             at = value + length
             if tag in wanted:
+                if at > len(data):
+                    return None
                 found[tag] = data[value:at]
     except (struct.error, ValueError):
         return None

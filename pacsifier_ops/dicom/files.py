@@ -39,9 +39,11 @@ from pacsifier_ops.dicom.elements import (
     read_header,
     skip_items,
     values,
+    walk,
 )
 from pacsifier_ops.dicom.encoding import UNDEFINED
-from pacsifier_ops.dicom.uids import is_uid
+from pacsifier_ops.dicom.heads import Identity, quick_whole, read_identity
+from pacsifier_ops.dicom.uids import DEFLATED, PRIVATE_IMPLICIT, is_uid
 
 _MEDIA_CLASS, _TRANSFER_SYNTAX = 0x00020002, 0x00020010
 _CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY = 0x00080005, 0x00080016, 0x00080018, 0x00080060
@@ -50,6 +52,11 @@ _STUDY_DATE, _STUDY_TIME, _ACCESSION = 0x00080020, 0x00080030, 0x00080050
 _INSTANCE_NUMBER = 0x00200013
 #: Number of bytes that most files have before the data set, and more.
 _FILE_META = 1024
+#: First bytes of a file in which most objects show what they are, up to their pixel data.
+BEGIN = 1 << 16
+#: Prefix, and the header of the first element, which gives the length of the others in group 0002 (PS3.10 7.1).
+_GROUP_LENGTH = b"DICM\x02\0\0\0UL\x04\0"
+_IMPLICIT = (ImplicitVRLittleEndian, PRIVATE_IMPLICIT)
 #: Dates that most objects have, up to InstanceNumber: of creation, series, acquisition, content, capture and
 #: acquisition start.
 _DATES = (0x00080012, 0x00080021, 0x00080022, 0x00080023, 0x0008002A, 0x00181012, 0x00189516)
@@ -184,6 +191,68 @@ def check_whole(file: DicomFile) -> None:
         source, encoding = data_set(Plain(stream, file.size, file.offset), file.transfer_syntax_uid)
         for _ in elements(source, encoding):
             pass
+
+
+@dataclass(frozen=True, slots=True)
+class WholeObject:
+    """What a file is that was followed to its end."""
+
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    identity: Identity
+
+
+def whole_object(path: Path, begin: bytes, size: int) -> WholeObject:
+    """Return what a new file is, see `inspect`, `check_whole` and `read_identity`.
+
+    Most objects are followed in their begin alone: the file is opened only where that leaves a doubt.
+
+    Args:
+        path: the file.
+        begin: its first bytes; `BEGIN` of them are enough for most.
+        size: its size in bytes.
+
+    Raises:
+        ValueError: it is no DICOM object, is damaged or truncated, or has no valid UIDs; the text gives the reason.
+        OSError: it cannot be read.
+    """
+    if found := _quick_object(path, begin, size):
+        return found
+    file = inspect(path)
+    if file is None:
+        raise ValueError("it is not DICOM")
+    check_whole(file)
+    with path.open("rb") as stream:
+        stream.seek(file.offset)
+        identity = read_identity(stream, file.transfer_syntax_uid)
+    return WholeObject(file.sop_class_uid, file.transfer_syntax_uid, identity)
+
+
+def _quick_object(path: Path, begin: bytes, size: int) -> WholeObject | None:
+    """Return what `whole_object` does for a usual object; None where another reader has to decide."""
+    if begin[128:140] != _GROUP_LENGTH:
+        return None
+    start = 144 + int.from_bytes(begin[140:144], "little")
+    meta: dict[int, bytes] = {}
+    wanted = (_MEDIA_CLASS, _TRANSFER_SYNTAX)
+    if walk(begin[144:start], False, wanted, 0x0002FFFF, meta) != start - 144 or begin[start : start + 2] == b"\x02\0":
+        return None
+    syntax = _text(meta.get(_TRANSFER_SYNTAX, b""))
+    if _text(meta.get(_MEDIA_CLASS, b"")) == MediaStorageDirectoryStorage or not is_uid(syntax):
+        return None
+    if syntax == ExplicitVRBigEndian or syntax in DEFLATED:
+        return None
+    data, left, implicit = begin[start:], size - start, syntax in _IMPLICIT
+    found = quick_whole(data, left, implicit, followed=True)
+    if found is None and (found := quick_whole(data, left, implicit, followed=False)):
+        # Compressed pixel data, for one: its fragments are followed in the file.
+        try:
+            with path.open("rb") as stream:
+                for _ in elements(Plain(stream, size, start, begin), IMPLICIT if implicit else EXPLICIT):
+                    pass
+        except ValueError:
+            return None
+    return WholeObject(found[0], syntax, found[1]) if found else None
 
 
 def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, bytes]:

@@ -24,6 +24,7 @@ from pacsifier_ops.dicom.uids import (
     IMPLEMENTATION_VERSION,
     PRIVATE_IMPLICIT,
     is_storable_uid,
+    is_uid,
 )
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
@@ -103,6 +104,22 @@ def quick_identity(begin: bytes, transfer_syntax_uid: str) -> Identity | None:
     return Identity(*texts[:3], *(text.strip("\0 ") for text in texts[3:]))
 
 
+def quick_whole(begin: bytes, size: int, implicit: bool, followed: bool) -> tuple[str, Identity] | None:
+    """Return SOP Class UID and identity of a whole data set, if its begin shows them without any doubt; else None.
+
+    Args:
+        begin: first bytes of the data set, which is little endian.
+        size: length of the data set in bytes.
+        implicit: whether it has implicit VR.
+        followed: return None also where the elements do not end exactly at the end of the data set.
+    """
+    tags = (UIDS["SOPClassUID"], _SOP_INSTANCE, _STUDY, _SERIES, _PATIENT_ID, _ISSUER)
+    texts = _texts(begin, implicit, tags, None if followed else _SERIES, size if followed else None)
+    if texts is None or not all(map(is_uid, texts[:4])):
+        return None
+    return texts[0], Identity(*texts[1:4], *(text.strip("\0 ") for text in texts[4:]))
+
+
 def quick_uids(data_set: bytes, implicit: bool) -> dict[str, str] | None:
     """Return the UIDs of a little endian data set, by keyword; None if it does not show them without any doubt."""
     uids = _texts(data_set, implicit, tuple(UIDS.values()))
@@ -111,23 +128,26 @@ def quick_uids(data_set: bytes, implicit: bool) -> dict[str, str] | None:
     return dict(zip(UIDS, uids, strict=True))
 
 
-def _texts(data: bytes, implicit: bool, tags: Sequence[int], last: int | None = None) -> list[str] | None:
+def _texts(
+    data: bytes, implicit: bool, tags: Sequence[int], last: int | None = None, size: int | None = None
+) -> list[str] | None:
     """Return texts of a little endian data set without padding at their end, empty where it has none.
 
     Args:
-        data: the data set, or its begin if `last` is given.
+        data: the data set, or its begin if `last` or `size` is given.
         implicit: whether it has implicit VR.
         tags: attributes of the texts.
-        last: the last of them in order.
+        last: the last of them in order; None: the data set is followed to its end.
+        size: length of the whole data set, see `walk`.
 
     Returns:
         None where it takes more to decide: see `walk`, and where pydicom would decode a text, or object to
             SpecificCharacterSet.
     """
     found: dict[int, bytes] = {}
-    end = walk(data, implicit, (_CHARACTER_SET, *tags), UNDEFINED if last is None else last, found)
+    end = walk(data, implicit, (_CHARACTER_SET, *tags), UNDEFINED if last is None else last, found, size)
     # Where nothing follows, the data set may go on behind the begin.
-    if end is None or not data or (end == len(data)) is not (last is None):
+    if end is None or not data or (end == (len(data) if size is None else size)) is not (last is None):
         return None
     if not all(value.isascii() and b"\x1b" not in value for value in found.values()):
         return None

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from email.message import Message
+from typing import TypeAlias
 
+#: A piece of a body. It is to be used before the next one is asked for.
+Buffer: TypeAlias = "bytes | memoryview"
 #: Longest headers of a part, and longest text before the first one, in bytes.
 _LONGEST_HEADERS = 64 << 10
 #: What may stand between a boundary and the end of its line.
@@ -43,7 +46,7 @@ class Parts:
         self._sought = b"\n--" + boundary.encode("latin-1")
         self._last = False
 
-    def __iter__(self) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
+    def __iter__(self) -> Iterator[tuple[Mapping[str, str], Iterator[memoryview]]]:
         """Yield the headers of each part, names in small letters, and its content in pieces.
 
         What is left of a content is read when the next part is asked for.
@@ -68,9 +71,9 @@ class Parts:
         self._buffer, self._at = self._buffer[self._at :] + piece, 0
         return True
 
-    def _take(self, most: int) -> bytes:
-        """Return the next bytes of the buffer."""
-        piece = self._buffer[self._at : self._at + most]
+    def _take(self, most: int) -> memoryview:
+        """Return the next bytes of the buffer, without a copy."""
+        piece = memoryview(self._buffer)[self._at : self._at + most]
         self._at += len(piece)
         return piece
 
@@ -126,17 +129,17 @@ class Parts:
             if self._left() > _LONGEST_HEADERS or not self._more():
                 raise Broken("the answer ends, or goes on and on, in the headers of an object")
 
-    def _content(self, length: str) -> Iterator[bytes]:
+    def _content(self, length: str) -> Iterator[memoryview]:
         """Yield the content of a part, and read the delimiter behind it."""
         sought, within, tail = self._sought, False, b""
         told = left = int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
         while left:
             if not self._left() and not self._more():
                 raise Broken("the answer ends in the middle of an object")
-            piece = self._take(left)
+            start, piece = self._at, self._take(left)
             left -= len(piece)
             # A delimiter may stand across two pieces.
-            within = within or sought in piece or sought in tail + piece[: len(sought)]
+            within = within or self._buffer.find(sought, start, self._at) >= 0 or sought in tail + piece[: len(sought)]
             tail = (tail + piece[-len(sought) :])[-len(sought) :]
             yield piece
         while told and self._left() < len(sought) and self._more():

@@ -24,7 +24,7 @@ from pacsifier_ops.base.config import WebNode
 from pacsifier_ops.base.errors import AssociationAborted, PacsError, Unsupported
 from pacsifier_ops.base.files import PRIVATE_FILE, storage_errors
 from pacsifier_ops.dicomweb.answers import decoded, matches_of, target, uids_of, widened
-from pacsifier_ops.dicomweb.multipart import Broken, Parts, media_type
+from pacsifier_ops.dicomweb.multipart import Broken, Buffer, Parts, media_type
 from pacsifier_ops.dicomweb.transport import Transport
 from pacsifier_ops.dimse.session import Matches, RetrieveResult, query, values_of
 from pacsifier_ops.dimse.sink import ReceivedObject
@@ -69,6 +69,8 @@ class _Page:
 class WebSession:
     """A session with one web archive. A slot of the archive is occupied from the first request until `close`.
 
+    While it waits because the archive asks for it, the session is closed, and its next request opens it again.
+
     For the arguments and attributes see `dimse.session.Session`. Use as a context manager. Not thread-safe.
     """
 
@@ -86,7 +88,7 @@ class WebSession:
         self.node = node
         self._slot, self._incoming = slot, incoming
         self._progress, self._before_transfer = progress, before_transfer
-        self._transport = Transport(node, cancelled)
+        self._transport = Transport(node, cancelled, self.close)
         self._received: list[ReceivedObject] = []
         self._stack = ExitStack()
         self._is_open = False
@@ -299,13 +301,12 @@ class WebSession:
         except Broken as error:
             raise AssociationAborted(f"{self.node.name}: {error}") from None
 
-    def _keep(self, content: Iterable[bytes], result: RetrieveResult) -> None:
+    def _keep(self, content: Iterable[Buffer], result: RetrieveResult) -> None:
         """Write one object as it comes; it gets its final name when it is whole."""
         assert self._incoming is not None
         part = self._incoming / f"{self._prefix}-{next(self._numbers)}.part"
         try:
-            size, sha256 = _write(part, content)
-            item = _identified(part, size, sha256)
+            item = _identified(part, *_write(part, content))
             if item is None:
                 result.unreadable += 1
                 return
@@ -319,45 +320,43 @@ class WebSession:
         self._progress(item.size)
 
 
-def _write(path: Path, content: Iterable[bytes]) -> tuple[int, str]:
-    """Write an object into a new file; return its size and digest."""
-    digest, size = hashlib.sha256(), 0
+def _write(path: Path, content: Iterable[Buffer]) -> tuple[int, str, bytes]:
+    """Write an object into a new file; return its size, its digest and its first bytes."""
+    from pacsifier_ops.dicom.files import BEGIN
+
+    digest, size, begin = hashlib.sha256(), 0, b""
     with storage_errors("a received object could not be stored"):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     try:
         for piece in content:
+            left = memoryview(piece)
+            if size < BEGIN:
+                begin += left[: BEGIN - size]
+            size += len(left)
+            digest.update(left)
             with storage_errors("a received object could not be stored"):
-                left = memoryview(piece)
                 while left:
                     left = left[os.write(handle, left) :]
-            digest.update(piece)
-            size += len(piece)
     finally:
         with storage_errors("a received object could not be stored"):
             os.close(handle)
-    return size, digest.hexdigest()
+    return size, digest.hexdigest(), begin
 
 
-def _identified(path: Path, size: int, sha256: str) -> ReceivedObject | None:
+def _identified(path: Path, size: int, sha256: str, begin: bytes) -> ReceivedObject | None:
     """Return what a file is; None where it is no whole object, or has no valid UIDs."""
-    from pacsifier_ops.dicom.files import check_whole, inspect
-    from pacsifier_ops.dicom.heads import read_identity
+    from pacsifier_ops.dicom.files import whole_object
 
     try:
-        file = inspect(path)
-        if file is None:
-            return None
-        check_whole(file)
-        with path.open("rb") as stream:
-            stream.seek(file.offset)
-            identity = read_identity(stream, file.transfer_syntax_uid)
+        found = whole_object(path, begin, size)
     except ValueError:
         return None
+    identity = found.identity
     return ReceivedObject(
         path=path.with_suffix(".dcm"),
-        sop_class_uid=file.sop_class_uid,
+        sop_class_uid=found.sop_class_uid,
         sop_instance_uid=identity.sop_instance_uid,
-        transfer_syntax_uid=file.transfer_syntax_uid,
+        transfer_syntax_uid=found.transfer_syntax_uid,
         study_uid=identity.study_uid,
         series_uid=identity.series_uid,
         patient_id=identity.patient_id,

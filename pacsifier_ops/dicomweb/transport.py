@@ -51,11 +51,17 @@ class Transport:
 
     Args:
         node: the archive.
-        cancelled: called between pieces of bodies; True ends the work.
+        cancelled: called between pieces of bodies, and each second while none comes; True ends the work.
+        release: called before a wait that the archive asks for; gives back what others may wait for.
     """
 
-    def __init__(self, node: WebNode, cancelled: Callable[[], bool] = lambda: False) -> None:
-        self._node, self._cancelled = node, cancelled
+    def __init__(
+        self,
+        node: WebNode,
+        cancelled: Callable[[], bool] = lambda: False,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._node, self._cancelled, self._release = node, cancelled, release
         allow("requests")
         self._http: requests.Session | None = None
         self._token, self._token_ends = "", 0.0
@@ -110,10 +116,11 @@ class Transport:
             PacsError: the connection ended before the body did.
             Cancelled: a stop was requested.
         """
+        packed = "Content-Encoding" in answer.headers  # urllib3 copies what it unpacks
         with self._typed():
             while True:
                 self._go_on()
-                piece = answer.raw.read1(BLOCK, decode_content=True)
+                piece = answer.raw.read1(BLOCK, decode_content=packed)
                 if not piece:
                     return
                 yield piece
@@ -171,6 +178,8 @@ class Transport:
                 allow_redirects=False,
                 stream=True,
                 timeout=(node.connect_timeout, node.answer_timeout),
+                # With the request: that of a session is put aside where the environment names a bundle.
+                verify=node.tls_ca or None,
             )
 
     def _session(self) -> requests.Session:
@@ -178,9 +187,10 @@ class Transport:
             import requests
 
             quiet("urllib3", "requests", least=logging.CRITICAL)  # they quote addresses at any level
+            from pacsifier_ops.dicomweb.patience import watch
+
             node, self._http = self._node, requests.Session()
-            if node.tls_ca:
-                self._http.verify = node.tls_ca
+            watch(self._http, self._go_on)
             if node.tls_certificate:
                 self._http.cert = (node.tls_certificate, node.tls_key) if node.tls_key else node.tls_certificate
         return self._http
@@ -208,6 +218,7 @@ class Transport:
             auth=_account(node),
             headers={"Accept": "application/json"},
             timeout=(node.connect_timeout, node.answer_timeout),
+            verify=node.tls_ca or None,
             allow_redirects=False,
         )
         if answer.status_code in _BUSY or answer.status_code >= 500:
@@ -236,7 +247,9 @@ class Transport:
                 "and what the account may do"
             )
         if status in _BUSY:
-            pause(min(_wait_of(answer), LONGEST_WAIT), self._cancelled)
+            if wait := min(_wait_of(answer), LONGEST_WAIT):
+                self._release()
+                pause(wait, self._cancelled)
             raise OutOfResources(f"{name}: is busy (HTTP {status})")
         if status == 408 or status >= 500:
             raise AssociationAborted(f"{name}: failed with HTTP {status}; its log tells more")

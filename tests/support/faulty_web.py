@@ -12,6 +12,7 @@ paths:
       html        200 with a login page
       drop        the connection ends without an answer
       cut         fraction of the body after which the connection ends
+      silent      seconds before the answer begins
       trickle     (bytes, seconds): so many bytes at a time, with a wait after each
       redirect    302 to this URL; `{path}` in it is replaced
       redirect_code   another status of it
@@ -483,6 +484,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer(200, LOGIN_PAGE, {"Content-Type": "text/html; charset=utf-8"})
         if self._fault("drop"):
             raise _Drop
+        if (silence := self._fault("silent")) is not None:
+            time.sleep(silence)
         if (target := self._fault("redirect")) is not None:
             self._skip_body()
             code = self._fault("redirect_code") or 302
