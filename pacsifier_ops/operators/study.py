@@ -145,13 +145,13 @@ class StudySetUpOperator(PacsifierOperator):
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
         study = steps.set_up(run, given, file, starter(context))
         archives = node_names(study.pacs)
-        nodes = {name: takes(name) for name in _takers(study)}
-        if study.release_to:
-            refuse_no_store(nodes[study.release_to])
-        nodes |= {name: connected(name) for name in filter(None, (*archives, study.karnak, study.move))}
-        nodes |= {node.giver.name: node.giver for node in nodes.values() if isinstance(node, Archive) and node.giver}
-        needs = [(right, nodes[name]) for right, name in study.needs(givers_of(nodes.values()))]
         try:
+            nodes = {name: takes(name) for name in _takers(study)}
+            if study.release_to:
+                refuse_no_store(nodes[study.release_to])
+            nodes |= {name: connected(name) for name in filter(None, (*archives, study.karnak, study.move))}
+            nodes |= {n.giver.name: n.giver for n in nodes.values() if isinstance(n, Archive) and n.giver}
+            needs = [(right, nodes[name]) for right, name in study.needs(givers_of(nodes.values()))]
             facts = admit(run, context, needs, **study.told, urgency=study.urgency)
         except BaseException:
             run.forget(["stages"])  # or the step could be marked as a success, and the stages begin
