@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from pacsifier_ops.archive.attempts import ArchiveSession
 from pacsifier_ops.archive.letters import Letters
-from pacsifier_ops.base.errors import AnswerUnreadable, ResultLimit, Undecidable, Unsupported
+from pacsifier_ops.base.errors import AnswerUnreadable, PacsError, ResultLimit, Undecidable, Unsupported
 from pacsifier_ops.base.identity import SeriesId, two_people
 from pacsifier_ops.dimse.session import Matches, query, values_of
 from pacsifier_ops.query.keys import DUMP_COLUMNS, FURTHER, KEYS, MODALITIES, Level
@@ -93,6 +93,20 @@ def entity(level: str, answer: Dataset) -> tuple[str, ...]:
     """
     uids = list(UID_OF_LEVEL.values())[: list(UID_OF_LEVEL).index(level) + 1]
     return tuple("\\".join(values_of(answer, keyword)) for keyword in (*_PATIENT, *uids))
+
+
+def listed_instances(session: ArchiveSession, series: SeriesId) -> set[str] | None:
+    """Return the SOP Instance UIDs that an archive lists for a series, also none; None where it does not tell."""
+    uids = dict(zip(("StudyInstanceUID", "SeriesInstanceUID"), series, strict=True))
+    try:
+        answer = session.find_uids(query("IMAGE", **uids, SOPInstanceUID=""))
+    except PacsError:
+        return None
+    cut = 0 < session.node.result_limit <= len(answer.identifiers)
+    if answer.status or answer.unreadable or cut:
+        return None
+    found = FoundSeries(*series, {})
+    return {image["SOPInstanceUID"] for image in answer.identifiers if _belongs_to(image, found)} - {""}
 
 
 def _is_cut_off(status: int) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.archive.attempts import AtNode, pause, retrying, slot_of
-from pacsifier_ops.archive.find import Expectation, Finder
+from pacsifier_ops.archive.find import Expectation, Finder, listed_instances
 from pacsifier_ops.base.config import ArchiveNode, PacsNode
 from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
 from pacsifier_ops.base.files import read_jsonl
@@ -156,6 +156,8 @@ class SeriesMove:
         self._listed_before: set[str] | None = None
         self._nothing_moved: NothingMoved | None = None
         self._not_allowed: set[str] = set()
+        # Whether the archive that gives the images does not have the series that another one has.
+        self._unknown = False
         self._recall = Recall(mover, mover.finder, planned)
 
     def run(self) -> None:
@@ -177,9 +179,11 @@ class SeriesMove:
                 break
             self._mover.again(partial(self._request_unless_recalled, whole))
             self._check_destination()
-        if self._recall.reason or self.confirmed or self.unnamed_count:
+        if self._recall.reason or self.confirmed or self.unnamed_count or not self._missing():
             return
-        if self._nothing_moved is not None and self._missing():
+        # Archives that know one failure status only use it also for a series that they do not have.
+        self._unknown = self._mover.is_split and listed_instances(self._session, self.planned.series) == set()
+        if self._nothing_moved is not None and not self._unknown:
             raise self._nothing_moved
 
     def settle(self, account: SeriesAccount) -> None:
@@ -219,6 +223,8 @@ class SeriesMove:
     def _missing_reason(self) -> str:
         """Return why instances are missing, from the last response of the PACS."""
         outcome, aet = self._outcome, self._mover.aet
+        if self._unknown:
+            return f"{self._node.name} does not have the series, and {self._mover.asked.name} does"
         if outcome is None:
             return "they were not requested"
         if self._not_listed_count:

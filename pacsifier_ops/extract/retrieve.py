@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
 from pacsifier_ops.archive.attempts import AtNode
-from pacsifier_ops.archive.find import Expectation, Finder
+from pacsifier_ops.archive.find import Expectation, Finder, listed_instances
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE, ArchiveNode
 from pacsifier_ops.base.errors import (
@@ -358,7 +358,7 @@ class Transfer:
             self._retriever.again(partial(self._fetch_unless_recalled, whole, method))
             self._retriever.again(self._quarantine_unlisted)
         if self._retriever.is_split and self._missing():
-            listed = self._listed_at_source()
+            listed = listed_instances(self._session, self.planned.series)
             self._unknown_count = 0 if listed is None else len(set(self._missing()) - listed - {""})
 
     def publishable(self) -> dict[str, ReceivedObject]:
@@ -502,18 +502,11 @@ class Transfer:
             return Expectation(None, count)
         return found
 
-    def _listed_at_source(self) -> set[str] | None:
-        """Return the SOP Instance UIDs that the archive that gives the images lists; None if it does not tell."""
-        if not self._retriever.is_split:
-            return set(self.expectation.instances or ())
-        with suppress(PacsError):
-            if (listed := Finder(self._session).expectation(*self.planned.series, None).instances) is not None:
-                return set(listed)
-        return None
-
     def _source_lists_missing(self) -> bool:
         """Return whether the archive that gives the images lists anything of what is missing."""
-        listed, missing = self._listed_at_source() or set(), set(self._missing())
+        if not self._retriever.is_split:
+            return bool(self.expectation.instances)
+        listed, missing = listed_instances(self._session, self.planned.series) or set(), set(self._missing())
         return bool(listed if missing == {""} else listed & missing)
 
     def _missing(self) -> list[str]:

@@ -133,7 +133,7 @@ def test_what_the_giver_lacks_is_missing_and_the_reason_names_it(index: Embedded
     assert (half.state, half.received, half.missing) == ("incomplete", 2, 1)
     assert half.reason == "1 of 3 instances missing at store: it does not list 1 of them, and index does"
     assert (none.state, none.missing) == ("incomplete", 2)
-    assert none.reason.startswith("2 of 2 instances missing at store: ")
+    assert none.reason == "2 of 2 instances missing at store: it does not list 2 of them, and index does"
     assert account.verdict == "incomplete"
 
 
@@ -177,6 +177,17 @@ def test_moves_are_asked_of_the_giver(index: EmbeddedPacs, store: EmbeddedPacs, 
         account = extract([pair(index, store, move_aet="THIRD")], tmp_path / "out", retrieve="move")
         assert account.verdict == "complete" and len(third.stored) == 5
     assert not index.retrieves and {service for service, _, _ in store.retrieves} == {"C-MOVE"}
+
+
+def test_series_that_the_giver_lacks_do_not_end_a_run_of_moves(index: EmbeddedPacs, tmp_path: Path) -> None:
+    with serving(ONE, tmp_path / "part") as store, EmbeddedPacs(aet="THIRD", folder=tmp_path / "third") as third:
+        store.destinations["THIRD"] = (third.host, third.port)
+        node = pair(index, store, move_aet="THIRD")
+        store.faults = Faults(retrieve_status=0xC000, retrieve_status_times=9)
+        account = extract([node], tmp_path / "out", [{"PatientID": "P2"}], retrieve="move")
+        (lacking,) = account.series
+        assert (lacking.state, lacking.missing) == ("incomplete", 2)
+        assert lacking.reason.endswith("store does not have the series, and index does")
 
 
 def test_one_server_with_two_ae_titles(index: EmbeddedPacs, tmp_path: Path) -> None:
