@@ -97,6 +97,30 @@ def test_who_may_take_de_identified_data_only_and_what_is_told_of_it(
         assert "anna" in report and "EC 2026-00123" in report and "2999-12-31" in report
 
 
+@pytest.mark.slow
+def test_a_study_of_what_one_archive_tells_and_another_gives(
+    airflow: Airflow, tmp_path: Path, state_root: Path
+) -> None:
+    files = airflow_home.build(tmp_path / "pacs")
+    airflow.table("PatientID\n*-*\n")
+    with EmbeddedPacs() as index, EmbeddedPacs(aet="STORE") as store:
+        for archive in (index, store):
+            archive.add(files)
+        airflow.connect(index, fetch_from="store", may_take="dag_test")
+        airflow.connect(store, "store", may_take="anna")
+        refused = study(airflow)
+        assert refused.state == "failed" and refused.tasks["set_up"] == {-1: "failed"}
+        assert not index.peak_associations and not store.peak_associations
+        airflow.connect(store, "store", may_take="dag_test")
+        assert study(airflow).state == "success"
+        assert store.retrieves and not index.retrieves
+    no, started, *_ = [json.loads(line) for line in (state_root / "audit" / "audit.jsonl").read_text().splitlines()]
+    assert (no["event"], no["right"], "store" in no["connections"]) == ("refused", "take", True)
+    assert started["connections"] == ["pacs_default", "store"]
+    released = airflow.data / "studies" / "p" / "released"
+    assert len(list(released.rglob("*.dcm"))) == len(files)
+
+
 def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
     airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_root: Path
 ) -> None:

@@ -116,6 +116,13 @@ def test_stages_that_hand_over_read_only_released_data() -> None:
     assert "studies/p/released" not in written
 
 
+def test_rights_are_needed_where_images_come_from_and_not_to_send_there() -> None:
+    study = Study(queryfile="t.csv", project="p", pacs="index, other", upload="index", karnak="k", album_name="A")
+    needs = study.needs({"index": "store"})
+    assert ("take", "store") in needs and ("identified", "store") in needs and ("take", "other") in needs
+    assert ("send", "store") not in needs and ("send", "index") in needs
+
+
 def test_one_run_of_a_study_at_a_time() -> None:
     study = Study(queryfile="t.csv", project="p")
     running = {"one"}
