@@ -208,7 +208,7 @@ def test_a_night_knows_web_archives(
     from pacsifier_ops.operators.nightly import _connect
 
     folders = Folders(airflow.data / "nightly")
-    folders.inbox.mkdir(parents=True)
+    folders.inbox.mkdir(parents=True, exist_ok=True)
     airflow.connect(index, fetch_from="vna")
     airflow.connect(index, name="broken", fetch_from="nothing")
     for name in ("vna", "pacs_default", "broken"):
