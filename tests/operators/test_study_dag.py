@@ -139,6 +139,8 @@ def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
         assert broken.state == "failed" and broken.tasks["release"][-1] == "upstream_failed"
         assert releases() == ("", {}) and not [one for one in outbox.waiting() if one.message.about == "released"]
         share.mkdir()
+        none = study(airflow, release_to="share", release="nobody")
+        assert none.tasks["release_to.prepare"] == none.tasks["release"] == {-1: "skipped"} and not any(share.iterdir())
         run = study(airflow, release_to="share", remove_identified="remove")
         assert run.state == "success"
     released = airflow.data / "studies" / "p" / "released"

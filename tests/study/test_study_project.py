@@ -104,6 +104,7 @@ def test_a_study_keeps_its_file_and_its_digest(tmp_path: Path) -> None:
 
 def test_stages_that_hand_over_read_only_released_data() -> None:
     to = {"dicomdir": True, "convert": "bids", "upload": "a", "karnak": "b", "album_name": "A", "move": "c"}
+    to["release_to"] = "d"
     study = Study(queryfile="t.csv", project="p", **to)  # type: ignore[arg-type]
     made = stages_for(study, "run-12345678")
     assert all(params is not None for params in made.values())
