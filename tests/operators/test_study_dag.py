@@ -121,6 +121,7 @@ def test_a_study_of_what_one_archive_tells_and_another_gives(
     assert len(list(released.rglob("*.dcm"))) == len(files)
 
 
+@pytest.mark.slow
 def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
     airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_root: Path
 ) -> None:
