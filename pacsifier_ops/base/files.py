@@ -227,10 +227,12 @@ def json_line(line: str) -> Any:
     Raises:
         ValueError: the line is no JSON value.
     """
-    with suppress(ValueError):
+    try:
         value, end = _decode(line)
-        if line[end:] in ("", "\n"):
+        if end == len(line) or line[end:] == "\n":
             return value
+    except ValueError:
+        pass
     return json.loads(line)  # it decides about all other lines
 
 

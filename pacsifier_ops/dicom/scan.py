@@ -110,7 +110,7 @@ def _unpacked(values: list[Any] | None, path: Path | str) -> DicomFile | None:
         return None
     for place in _SHARED:
         values[place] = intern(values[place])
-    return DicomFile(Path(path), *values)
+    return DicomFile(path if isinstance(path, Path) else Path(path), *values)
 
 
 def _scan(
