@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -413,9 +414,10 @@ class ReleasedFiles:
     def __init__(self, run: Run) -> None:
         path, released = run.part("output"), released_of(run)
         same = released and path.exists() and with_originals(run, digest(path)) == released.digest
-        files = ((file["path"].rpartition("/")[0], file) for file in (listed(run) if same else ()))
-        self._files = Index(run, files)
+        lines = listed(run) if same else ()
+        folders = groupby(lines, key=lambda file: file["path"].rpartition("/")[0])
+        self._files = Index(run, ((folder, list(files)) for folder, files in folders))
 
     def files(self, folder: str) -> dict[str, Mapping[str, Any]]:
         """Return the released files of a folder, by path."""
-        return {file["path"]: file for file in self._files.of(folder)}
+        return {file["path"]: file for files in self._files.of(folder) for file in files}
