@@ -174,6 +174,8 @@ def measure(files: int, keep: Path | None = None, profiles: Path | None = None) 
         profiles: folder for a profile of each stage of the night without anything new.
     """
     with ExitStack() as stack:
+        if profiles:
+            profiles.mkdir(parents=True, exist_ok=True)
         home = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="night-")))
         names = ["first night", "second night", "nothing new", NEWS]
         if (home / "archive").exists():

@@ -215,8 +215,25 @@ def write_atomic(path: Path, data: str | bytes, mode: int | None = None, scratch
         stream.write(data.encode() if isinstance(data, str) else data)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_fields)
+#: Writes a value as JSON in ASCII, without spaces. `json.dumps` makes an encoder for each value where it is told how.
+ascii_json = json.JSONEncoder(separators=(",", ":")).encode
+
+_decode = json.JSONDecoder().raw_decode
+
+
+def json_line(line: str) -> Any:
+    """Return `json.loads(line)`. For a line that is one value and no more, it takes a third of the time.
+
+    Raises:
+        ValueError: the line is no JSON value.
+    """
+    try:
+        value, end = _decode(line)
+        if end == len(line) or line[end:] == "\n":
+            return value
+    except ValueError:
+        pass
+    return json.loads(line)  # it decides about all other lines
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -224,6 +241,9 @@ def _fields(value: Any) -> dict[str, Any]:
     if not is_dataclass(value):
         raise TypeError(f"{type(value).__name__} is no JSON value")
     return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_fields).encode
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -267,7 +287,7 @@ def read_jsonl(path: Path) -> Iterator[Any]:
     """Yield the values of a file of `write_jsonl`."""
     with path.open(encoding="utf-8") as stream:
         for line in stream:
-            yield json.loads(line)
+            yield json_line(line)
 
 
 def read_appended(path: Path) -> Iterator[Any]:
@@ -279,7 +299,7 @@ def read_appended(path: Path) -> Iterator[Any]:
     with path.open("rb") as stream:
         for line in stream:
             with suppress(ValueError):
-                yield json.loads(line)
+                yield json_line(line.decode())
 
 
 def resolved(path: str | os.PathLike[str], what: str) -> Path:

@@ -13,7 +13,6 @@ What a file says is kept in the state of the tree, by the worker that has writte
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_handle, read_appended
+from pacsifier_ops.base.files import ascii_json, private_handle, read_appended
 from pacsifier_ops.base.tables import BOOLEAN, INTEGER, NUMBER, TEXT, Columns, open_table
 from pacsifier_ops.deid import slices, technique
 from pacsifier_ops.deid.run import DEIDENTIFIED, Settled, Store, series_of
@@ -188,7 +187,7 @@ def keep_heads(
         with suppress(OSError, ValueError):
             head = heads[item.new_uid] = known.get(item.new_uid) or technique.read(base / item.file)
             kept = [technique.version(), item.new_uid, _stamp(item), technique.as_kept(head)]
-            lines.append(json.dumps(kept, separators=(",", ":")).encode() + b"\n")
+            lines.append(ascii_json(kept).encode() + b"\n")
     if lines:
         # The line end comes first, so that a line that was cut off does not damage the next one.
         handle = private_handle(store.heads(key), os.O_WRONLY | os.O_APPEND)

@@ -27,14 +27,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_folder, private_handle, read_jsonl
+from pacsifier_ops.base.files import ascii_json, json_line, private_folder, private_handle, read_jsonl
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.options import Flag, Section, any_file, flag_only, option, result_folder, same, source_folder
 from pacsifier_ops.deid.identity import IDENTITIES, PATIENT_ID
@@ -412,7 +411,7 @@ class Store:
         handle = private_handle(self._path(key), os.O_WRONLY | os.O_APPEND)
         try:
             # The newline comes first, so that a line that was cut off does not damage the next one.
-            line = b"\n" + json.dumps(vars(item), separators=(",", ":")).encode()
+            line = b"\n" + ascii_json(vars(item)).encode()
             if os.write(handle, line) < len(line):  # the disk is almost full
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if durable:
@@ -443,7 +442,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     for line in text.split("\n"):
         try:
-            item = json.loads(line)
+            item = json_line(line)
         except ValueError:
             continue
         if isinstance(item, dict):

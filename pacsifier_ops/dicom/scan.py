@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 from sys import intern
@@ -105,12 +105,12 @@ def _packed(item: DicomFile | None) -> list[Any] | None:
     return None if item is None else list(_values_of(item))
 
 
-def _unpacked(values: list[Any] | None, path: Path) -> DicomFile | None:
+def _unpacked(values: list[Any] | None, path: Path | str) -> DicomFile | None:
     if values is None:
         return None
     for place in _SHARED:
         values[place] = intern(values[place])
-    return DicomFile(path, *values)
+    return DicomFile(path if isinstance(path, Path) else Path(path), *values)
 
 
 def _scan(
@@ -146,7 +146,7 @@ def _scan(
                         bad(path, reason)
                     continue
                 handled.add(str(path))
-                item = replace(item, sha256=sha256)
+                item = DicomFile(*(path, *_values_of(item), sha256))
             instance = item.series, item.sop_instance_uid
             other = first.get(instance)
             if every:

@@ -76,6 +76,7 @@ from pacsifier_ops.runs.accounts import (
 from pacsifier_ops.runs.series import settled
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import Entry, SeriesLedger
+from pacsifier_ops.state.listings import KeptListing
 from pacsifier_ops.state.tree import Tree, file_name
 from pacsifier_ops.state.turns import Place
 
@@ -203,6 +204,7 @@ class Retriever(AtNode):
         cancelled: called regularly; True ends the work.
         progress: called with the size in bytes of every object that arrives.
         refetch: fetch also instances that were handed on and removed from the tree.
+        relist: ask the archive for the instances of each series, see `KeptListing`.
         place: see `AtNode`.
     """
 
@@ -215,6 +217,7 @@ class Retriever(AtNode):
     cancelled: Callable[[], bool] = lambda: False
     progress: Callable[[int], None] = lambda size: None
     refetch: bool = False
+    relist: bool = True
     place: Callable[[], Place] = Place
 
     def __post_init__(self) -> None:
@@ -241,6 +244,7 @@ class Retriever(AtNode):
                 finally:
                     self._publish(folder, ledger, transfer)
                     transfer.quarantine_rest()
+            transfer.keep_listing(account)
             if account.state == SERIES_RECALLED:
                 postpone(account, self.node.recall_wait)
 
@@ -339,6 +343,8 @@ class Transfer:
         self._unknown_count = 0
         self._recall = Recall(retriever, retriever.finder, planned)
         self._was_sending = self._sending = sending
+        self._listing = KeptListing(retriever.tree.root, retriever.node.key, planned.series)
+        self._asked = 0.0  # time of the last query for the instances, in seconds since the epoch
 
     def run(self) -> None:
         """Fetch what is missing: the whole series first, then single instances, at last by C-MOVE instead of C-GET.
@@ -346,6 +352,8 @@ class Transfer:
         C-GET cannot bring objects for which none of our presentation contexts fits, because of their transfer syntax
         (JPIP) or their SOP class. Each round is repeated after an error that may be temporary.
         """
+        if not self._retriever.relist and self._listing.holds(self.planned.instances, self.present):
+            return
         self._retriever.again(self._expect)
         if self._missing():
             self._retriever.wait_for_turn()
@@ -360,6 +368,17 @@ class Transfer:
         if self._retriever.is_split and self._missing():
             listed = listed_instances(self._session, self.planned.series)
             self._unknown_count = 0 if listed is None else len(set(self._missing()) - listed - {""})
+
+    def keep_listing(self, account: SeriesAccount) -> None:
+        """Keep what the archive lists, if it counts as many, and exactly these are here.
+
+        Raises:
+            StorageError: the state root cannot be written.
+        """
+        listed = self.expectation.instances
+        complete = account.state == SERIES_COMPLETE and listed is not None and not account.reason
+        if complete and listed is not None and len(listed) == self.planned.instances:
+            self._listing.keep(listed, self._asked)
 
     def publishable(self) -> dict[str, ReceivedObject]:
         """Return the received objects that may be published, by SOP Instance UID.
@@ -482,7 +501,7 @@ class Transfer:
 
     def _expect(self) -> None:
         """Query the expected instances, whether the data base decides about the patient, and the availability."""
-        planned = self.planned
+        planned, self._asked = self.planned, time.time()
         self.expectation = self._retriever.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
         if self.expectation.instances is None and self._retriever.is_split:
             self.expectation = self._expectation_of_source(self.expectation.count)

@@ -47,6 +47,9 @@ SEARCH = {
     ALL: "all of them for each row; a series that several have is fetched once",
 }
 
+#: The other value of `verify`, beside ALL: which series the archive lists.
+CHANGED = "changed"
+
 #: Reasons why patients are left out.
 SEVERAL_NEW_IDS = "rows give one of its patients different new_ids; that patient was left out"
 SEVERAL_PEOPLE = (
@@ -202,6 +205,17 @@ class Request(Reading, KeptRequest):
         default=PATIENCE,
         least=0,
         most=LONGEST_PATIENCE,
+        stands=(IN_FORM,),
+    )
+    verify: str = option(
+        "Verify",
+        "Which series the archive is asked to list, to see whether it has instances that are not here.",
+        Section.HOW,
+        default=ALL,
+        choices={
+            CHANGED: "new series, those whose number of instances has changed, and all of them from time to time",
+            ALL: "all series",
+        },
         stands=(IN_FORM,),
     )
     accept_patient_id_of: str | None = option(

@@ -51,6 +51,7 @@ from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, lies_in, refuse_changed, refuse_released_below
+from pacsifier_ops.state.facts import AGAIN, Facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
@@ -115,28 +116,45 @@ class CopiedFiles:
 def describe_all(found: Scan, cancelled: Question = never) -> Iterator[DirectoryObject]:
     """Yield the objects of a scan with the values for their directory records.
 
-    Damaged files are added to the bad files of the scan.
+    Damaged files are added to the bad files of the scan. What was read of an approved file is kept with its digest, and
+    the copy is compared with that digest.
 
     Raises:
         Cancelled: `cancelled` returned True.
+        StorageError: the state root cannot be read or written.
     """
-    from pacsifier_ops.handover.records import describe
+    from pacsifier_ops.handover.records import DirectoryObject, describe, record_type
     from pacsifier_ops.runs.accounts import FileAccount
 
-    for files in found.series.values():
-        for file in files:
-            if cancelled():
-                raise Cancelled("stopped on request")
-            name = readable(file.path.relative_to(found.trees[0]))
-            try:
-                described = describe(file)
-                if file.sha256:
-                    refuse_changed(file.path, file.ctime_ns, file.sha256)
-                yield described
-            except ValueError as error:
-                found.bad_files.append(FileAccount(name, str(error)))
-            except OSError as error:
-                found.bad_files.append(FileAccount(name, unreadable(error)))
+    file: DicomFile
+
+    def look(path: Path) -> DirectoryObject:
+        described = describe(file)
+        refuse_changed(path, file.ctime_ns, file.sha256)
+        return described
+
+    def packed_values(one: DirectoryObject) -> list[Any]:
+        return [one.file.sha256, one.part10, {str(tag): value.decode("latin-1") for tag, value in one.values.items()}]
+
+    def unpacked_values(kept: list[Any], path: Path | str) -> DirectoryObject:
+        values = {int(tag): text.encode("latin-1") for tag, text in kept[2].items()}
+        return DirectoryObject(file, record_type(file.sop_class_uid), values, kept[1])
+
+    def of_same_content(kept: list[Any], path: Path | str, identity: list[int]) -> Any:
+        return kept if kept[0] == file.sha256 else AGAIN
+
+    root = found.trees[0]
+    with Facts(root, "records", look, packed_values, unpacked_values, renew=of_same_content) as described:
+        for files in found.series.values():
+            for file in files:
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                try:
+                    yield described(file.path) if file.sha256 else describe(file)
+                except ValueError as error:
+                    found.bad_files.append(FileAccount(readable(file.path.relative_to(root)), str(error)))
+                except OSError as error:
+                    found.bad_files.append(FileAccount(readable(file.path.relative_to(root)), unreadable(error)))
 
 
 def _patientless(found: Scan, approved: Approved | None) -> list[DirectoryObject]:

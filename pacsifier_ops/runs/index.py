@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pacsifier_ops.base.errors import StorageError
-from pacsifier_ops.base.files import private_handle, storage_errors
+from pacsifier_ops.base.files import ascii_json, json_line, private_handle, storage_errors
 from pacsifier_ops.runs.folder import Run
 
 
@@ -40,7 +39,7 @@ class Index:
             # The index is made first: later, SQLite would sort the keys in the system's temporary folder.
             self._values.executescript("CREATE TABLE held (key TEXT, value TEXT); CREATE INDEX by_key ON held (key)")
             self._values.execute("BEGIN")
-            lines = ((key, json.dumps(value)) for key, value in values)
+            lines = ((key, ascii_json(value)) for key, value in values)
             self._values.executemany("INSERT INTO held VALUES (?, ?)", lines)
             self._values.execute("COMMIT")
         except sqlite3.OperationalError as error:
@@ -49,4 +48,4 @@ class Index:
     def of(self, key: str) -> Iterator[Any]:
         """Yield the values of a key."""
         for (value,) in self._values.execute("SELECT value FROM held WHERE key = ? ORDER BY rowid", (key,)):
-            yield json.loads(value)
+            yield json_line(value)

@@ -6,7 +6,6 @@ cohort of 100,000 series costs a thousand calls of `stat`, and reading the units
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from pacsifier_ops.base.files import json_line
 from pacsifier_ops.runs.accounts import IMAGES, ROW_BAD
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import COUNTED, ITEM, expected
@@ -135,7 +135,7 @@ def _counted(path: str, mtime_ns: int, size: int) -> Counter[str]:
             if not line.startswith(b"{"):
                 continue
             with suppress(ValueError):  # see `read_appended`
-                value = json.loads(line)
+                value = json_line(line.decode())
                 last[value.get(ITEM, number)] = {"items": 1, **value.get(COUNTED, {})}
     counts: Counter[str] = Counter()
     for counted in last.values():

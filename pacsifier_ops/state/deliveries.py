@@ -6,7 +6,6 @@ an instance. A line truncated by a kill is ignored.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.files import private_folder, private_handle, storage_errors
+from pacsifier_ops.base.files import ascii_json, json_line, private_folder, private_handle, storage_errors
 from pacsifier_ops.base.identity import SeriesId, digest_of
 
 
@@ -78,7 +77,7 @@ class Deliveries:
         with storage_errors("the state root"):
             if self._stream is None:
                 self._stream = self._open()
-            self._stream.write(json.dumps(asdict(delivery), separators=(",", ":")).encode() + b"\n")
+            self._stream.write(ascii_json(asdict(delivery)).encode() + b"\n")
         self.confirmed[delivery.uid] = delivery
 
     def close(self) -> None:
@@ -107,7 +106,7 @@ class Deliveries:
             return
         for line in lines:
             try:
-                delivery = Delivery(**json.loads(line))
+                delivery = Delivery(**json_line(line.decode()))
             except (ValueError, TypeError):
                 continue  # truncated: its content is unknown, so the instance is sent again
             self.confirmed[delivery.uid] = delivery

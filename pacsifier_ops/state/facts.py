@@ -30,7 +30,7 @@ from typing import Any, Generic, Self, TypeVar
 from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import StorageError
-from pacsifier_ops.base.files import atomic_stream, packed, private_folder, storage_errors
+from pacsifier_ops.base.files import ascii_json, atomic_stream, packed, private_folder, storage_errors
 from pacsifier_ops.state.tree import state_folder
 
 #: Largest granularity of times of file systems, in nanoseconds: that of FAT.
@@ -55,11 +55,11 @@ class Facts(Generic[T]):
         name: of the facts, of which one process at a time keeps them.
         read: reads a file. What it raises is not kept.
         pack: makes a JSON value of what was read.
-        unpack: undoes this, for the path of the file.
+        unpack: undoes this, for the path of the file as it was asked for; None: there is nothing to undo.
         version: of what `read` depends on beside the file. Facts of another version are not used.
         whole: all files are asked for, and what is known of others is forgotten.
         renew: returns the JSON value of an unchanged file as it is to be kept now, from the kept one, the path and the
-            identity of the file; AGAIN if the file has to be read again.
+            identity of the file; AGAIN if the file has to be read again. None: it is kept as it is.
 
     Attributes:
         files_read: number of files that were read.
@@ -71,10 +71,10 @@ class Facts(Generic[T]):
         name: str,
         read: Callable[[Path], T],
         pack: Callable[[T], Any] = lambda fact: fact,
-        unpack: Callable[[Any, Path], T] = lambda value, path: value,
+        unpack: Callable[[Any, Path | str], T] | None = None,
         version: str = "",
         whole: bool = True,
-        renew: Callable[[Any, Path, list[int]], Any] = lambda value, path, identity: value,
+        renew: Callable[[Any, Path | str, list[int]], Any] | None = None,
     ) -> None:
         self._whole, self._renew = whole, renew
         self._root, self._file, self._read, self._pack, self._unpack = root, _file(root, name), read, pack, unpack
@@ -138,11 +138,11 @@ class Facts(Generic[T]):
             for name, line in lines.items():
                 stream.write(_json(name) + b"\t" + line + b"\n")
 
-    def __call__(self, path: Path, status: os.stat_result | None = None) -> T:
+    def __call__(self, path: Path | str, status: os.stat_result | None = None) -> T:
         """Return what a file holds, read again only where it may have changed.
 
         Args:
-            path: the file, below the tree.
+            path: the file, below the tree; as text it is looked up in half the time.
             status: its status as it is now; None: it is looked at.
 
         Raises:
@@ -153,10 +153,13 @@ class Facts(Generic[T]):
         folder = self._folder(above)
         name = packed(name)
         kept = folder.kept.get(name)
-        if kept is not None and kept[0] == identity and (value := self._renew(kept[1], path, identity)) is not AGAIN:
+        value = AGAIN
+        if kept is not None and kept[0] == identity:
+            value = kept[1] if self._renew is None else self._renew(kept[1], path, identity)
+        if kept is not None and value is not AGAIN:
             folder.asked[name] = kept if value is kept[1] else [identity, value]
-            return self._unpack(value, path)
-        fact = self._read(path)
+            return value if self._unpack is None else self._unpack(value, path)
+        fact = self._read(Path(path))
         self.files_read += 1
         if identity[-1] < self._settled and identity_of(os.stat(path)) == identity:
             folder.asked[name] = [identity, self._pack(fact)]
@@ -189,7 +192,7 @@ class _Folder:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return ascii_json(value).encode()
 
 
 def identity_of(status: os.stat_result) -> list[int]:

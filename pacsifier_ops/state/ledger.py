@@ -44,10 +44,14 @@ class Entry:
     source: str
     handed_on: str = ""
 
-    def proven_by(self, folder: Path) -> bool:
-        """Return whether `folder` contains the published file. The digest is computed only if its time has changed."""
+    def proven_by(self, folder: Path, status: os.stat_result | None = None) -> bool:
+        """Return whether `folder` contains the published file. The digest is computed only if its time has changed.
+
+        Args:
+            status: of the file, if it was looked at.
+        """
         try:
-            status = os.stat(self._in(folder))
+            status = status or os.stat(self._in(folder))
         except OSError:
             return False
         if status.st_size != self.size:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -22,13 +21,13 @@ from typing import Any
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, NotApproved
 from pacsifier_ops.base.files import (
+    ascii_json,
     atomic_stream,
     below,
     confined,
     data_file,
     data_folder,
     fsync_folder,
-    name_below,
     private_handle,
     read_json,
     read_jsonl,
@@ -223,7 +222,7 @@ def released_objects(run: Run) -> Iterator[str]:
 def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> Stock:
     whole, count, size = hashlib.sha256(), 0, 0
     for file in files:
-        line = json.dumps(file, separators=(",", ":")).encode() + b"\n"
+        line = ascii_json(file).encode() + b"\n"
         whole.update(line)
         write(line)
         count, size = count + 1, size + file["size"]
@@ -233,18 +232,19 @@ def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> 
 def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Yield path, size and digest of every file in the order of paths; links are not followed."""
     with Facts(root, DIGESTS, digest) as digest_of:
-        for path in _files(root):
+        start = len(f"{root / 'x'}") - 1
+        for entry in _files(root):
             if cancelled():
                 raise Cancelled("stopped on request")
-            status = os.stat(path)
+            status = entry.stat(follow_symlinks=False)
             yield {
-                "path": readable(name_below(path, root)),
+                "path": readable(entry.path[start:]),
                 "size": status.st_size,
-                "sha256": digest_of(path, status),
+                "sha256": digest_of(entry.path, status),
             }
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
     with suppress(FileNotFoundError):
         for entry, problem in below(
             folder, lambda entry: entry.name == CONTROL and entry.is_dir(follow_symlinks=False)
@@ -252,7 +252,7 @@ def _files(folder: Path) -> Iterator[Path]:
             if problem is not None:
                 raise problem
             if entry.is_file(follow_symlinks=False):
-                yield Path(entry.path)
+                yield entry
 
 
 def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
@@ -404,14 +404,15 @@ def _place(
     Raises:
         NotApproved: the file has changed since it was approved.
     """
-    target = released / file["path"]
+    place = f"{released}/{file['path']}"
     with suppress(FileNotFoundError):
-        status = target.lstat()
+        status = os.lstat(place)
         own = stat.S_ISREG(status.st_mode) and status.st_nlink == 1  # earlier versions made hard links
-        if own and status.st_size == file["size"] and digest_of(target, status) == file["sha256"]:
+        if own and status.st_size == file["size"] and digest_of(place, status) == file["sha256"]:
             if stat.S_IMODE(status.st_mode) != _mode():
-                target.chmod(_mode())
+                os.chmod(place, _mode())
             return False
+    target = Path(place)
     data_folder(target.parent)
     temporary = released / _UNFINISHED / secrets.token_hex(8)
     try:
@@ -461,7 +462,8 @@ def _stale(run: Run, target: Path) -> int:
         return len(known.former) if known else 0
     stock = {file["path"] for file in listed(run)}
     own = f"{HANDOVER}/"
-    names = (readable(name_below(path, target)) for path in _files(target))
+    start = len(f"{target / 'x'}") - 1
+    names = (readable(entry.path[start:]) for entry in _files(target))
     return sum(name not in stock and name != MANIFEST and not name.startswith(own) for name in names)
 
 

@@ -21,8 +21,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from pacsifier_ops.base.errors import Cancelled, TreeError
 from pacsifier_ops.base.files import read_jsonl, readable, storage_errors, write_json
@@ -45,6 +46,12 @@ BY_RULE, IN_QUARANTINE = "excluded by a rule", "in quarantine"
 CHANGED, NOT_DEIDENTIFIED = "changed since it was fetched", "not de-identified as it is"
 NOT_RELEASED, NOT_THERE = "not released", "released, and not there as it was released"
 UNCONFIRMED = "not confirmed by the destination"
+
+
+T = TypeVar("T")
+
+#: Looks at a file, whose status is known.
+_Look: TypeAlias = Callable[[str, os.stat_result], T]
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,12 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
         Facts(places.released, DIGESTS, digest, whole=False) as digest_of,
         heads(places.released, whole=False) as head_of,
     ):
-        delivered = _Delivered(run, places, digest if read else digest_of, inspect if read else head_of)
+        delivered = _Delivered(
+            run,
+            places,
+            (lambda path, status: digest(Path(path))) if read else digest_of,
+            (lambda path, status: inspect(Path(path))) if read else head_of,
+        )
         lines = _listed(tree, delivered, cancelled) if tree else iter(())
         run.write_part("removal", None, lines)
     return Listing.of(run)
@@ -239,15 +251,18 @@ def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) ->
         for uid, entry in entries.items():
             if cancelled():
                 raise Cancelled("stopped on request")
-            if entry.is_removed(at):
-                series.handed_on += 1
-                series.lost += not of_series.is_there(uid)
-            elif os.path.lexists(f"{at}/{entry.file}"):
-                verdict = of_series.copy(at, folder, uid, entry)
-                if isinstance(verdict, Copy):
-                    series.go[uid] = verdict
-                else:
-                    stay[verdict] += 1
+            path = f"{at}/{entry.file}"
+            status = _status(path)
+            if status is None and not os.path.lexists(path):
+                if entry.handed_on:
+                    series.handed_on += 1
+                    series.lost += not of_series.is_there(uid)
+                continue
+            verdict = of_series.copy(at, folder, uid, entry, status)
+            if isinstance(verdict, Copy):
+                series.go[uid] = verdict
+            else:
+                stay[verdict] += 1
         series.stay = dict(stay)
         yield series
 
@@ -299,15 +314,16 @@ class _Delivered:
     """The released files of a run, by series.
 
     Args:
-        digest_of, head_of: return the SHA-256 and the identifying attributes of a released file.
+        digest_of, head_of: return the SHA-256 and the identifying attributes of a released file, from its path and
+            its status.
     """
 
     def __init__(
         self,
         run: Run,
         places: Places,
-        digest_of: Callable[[Path], str],
-        head_of: Callable[[Path], DicomFile | None],
+        digest_of: _Look[str],
+        head_of: _Look[DicomFile | None],
     ) -> None:
         self.places, self.released = places, ReleasedFiles(run)
         self.digest_of, self.head_of = digest_of, head_of
@@ -343,7 +359,7 @@ class _DeliveredSeries:
             (status := _status(self._places.released / item.file)) and status.st_size == item.written for item in made
         )
 
-    def copy(self, at: Path, folder: str, uid: str, entry: Entry) -> Copy | str:
+    def copy(self, at: Path, folder: str, uid: str, entry: Entry, status: os.stat_result | None) -> Copy | str:
         """Return the identified file of an instance if it may be removed; otherwise the reason why it stays.
 
         Args:
@@ -351,9 +367,9 @@ class _DeliveredSeries:
             folder: its path below the identified copy.
             uid: SOP Instance UID of the instance.
             entry: its entry in the ledger.
+            status: status of its file; None: there is no regular file in its place.
         """
-        status = _status(f"{at}/{entry.file}")
-        if status is None or not entry.proven_by(at):
+        if status is None or not entry.proven_by(at, status):
             return CHANGED
         made_of = (readable(f"{folder}/{entry.file}"), status.st_size, status.st_mtime_ns)
         item = next((i for i in self._settled.get(uid, ()) if (i.source, i.size, i.mtime_ns) == made_of), None)
@@ -364,18 +380,18 @@ class _DeliveredSeries:
         file = self._files.get(readable(item.file))
         if file is None or file["size"] != item.written:
             return NOT_RELEASED
-        released = self._places.released / item.file
+        released = f"{self._places.released}/{item.file}"
         there, working = _status(released), _status(f"{self._places.deidentified}/{item.file}")
-        if there is None or working is None or self._digest_of(released) != file["sha256"]:
+        if there is None or working is None or self._digest_of(released, there) != file["sha256"]:
             return NOT_THERE
-        if self._places.destinations and not self._confirmed(released):
+        if self._places.destinations and not self._confirmed(released, there):
             return UNCONFIRMED
         return Copy(entry.file, status.st_size, status.st_mtime_ns, item.file, file["sha256"], there.st_ctime_ns)
 
-    def _confirmed(self, path: Path) -> bool:
+    def _confirmed(self, path: str, status: os.stat_result) -> bool:
         """Return whether every destination has confirmed the object with the content of the file."""
         try:
-            file = self._head_of(path)
+            file = self._head_of(path, status)
         except ValueError:
             return False
         if file is None:
@@ -398,9 +414,10 @@ class ReleasedFiles:
     def __init__(self, run: Run) -> None:
         path, released = run.part("output"), released_of(run)
         same = released and path.exists() and with_originals(run, digest(path)) == released.digest
-        files = ((file["path"].rpartition("/")[0], file) for file in (listed(run) if same else ()))
-        self._files = Index(run, files)
+        lines = listed(run) if same else ()
+        folders = groupby(lines, key=lambda file: file["path"].rpartition("/")[0])
+        self._files = Index(run, ((folder, list(files)) for folder, files in folders))
 
     def files(self, folder: str) -> dict[str, Mapping[str, Any]]:
         """Return the released files of a folder, by path."""
-        return {file["path"]: file for file in self._files.of(folder)}
+        return {file["path"]: file for files in self._files.of(folder) for file in files}

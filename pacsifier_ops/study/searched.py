@@ -191,7 +191,7 @@ class Search:
         Raises:
             OSError: it cannot be read.
         """
-        return self._facts(self._root / name)
+        return self._facts(f"{self._root}/{name}")
 
     @property
     def files_read(self) -> int:
@@ -220,15 +220,16 @@ class Search:
     def _packed(self, found: Findings) -> list[Any]:
         return [self._digest, found] if any(found.values()) else [self._digest]
 
-    def _unpacked(self, value: list[Any], path: Path) -> Findings:
+    def _unpacked(self, value: list[Any], path: Path | str) -> Findings:
         return value[1] if len(value) > 1 else {}
 
-    def _renew(self, value: list[Any], path: Path, identity: list[int]) -> Any:
+    def _renew(self, value: list[Any], asked: Path | str, identity: list[int]) -> Any:
         """Return what is kept of an unchanged file, if it still holds with the terms of this search."""
         if value[0] == self._digest:
             return value
         if len(value) > 1 or value[0] != self._before or self._new is None:
             return AGAIN
+        path = Path(asked)
         contents = self._contents_of(path)
         return [self._digest] if self._clean and contents.members.get(path.name) == identity else AGAIN
 

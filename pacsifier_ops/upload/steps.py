@@ -223,12 +223,12 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
                 raise DestinationRefused(f"{node.name}: has not taken the files beside the images: {account.reason}")
         whole = chain((series for series, _ in Sending.outcomes(run)), beside)
         files = (file for series in whole for file in series.objects(request.folder))
-        lines = ({**line} for file in files if (line := sender.destination.listed(file)) is not None)
+        lines = map(sender.destination.listed, files)
         if (first := next(lines, None)) is None:
             return
         manifest = run.folder / "manifest.jsonl"
         with storage_errors("the state root"):
-            write_jsonl(manifest, chain([first], lines))
+            write_jsonl(manifest, ({**line} for line in chain([first], lines) if line is not None))
         sender.again(lambda: sender.destination.finish(manifest))
         with storage_errors("the state root"):
             manifest.replace(in_store(run))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -130,3 +132,51 @@ def test_a_changed_file_is_no_part_of_what_was_approved(pacs: EmbeddedPacs, rese
     there.write_bytes(bytes(status.st_size))
     release.release(run.run)
     assert there.read_bytes() == bytes(content)
+
+
+def file_set(run: StudyRun) -> dict[str, bytes]:
+    """Make the DICOM file-set of a run; return its files."""
+    folder = run.folder("dicomdir") / run.run.name[-8:]
+    shutil.rmtree(folder, ignore_errors=True)
+    run.make_file_set()
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_set_reads_what_is_known_once(
+    pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, tmp_path: Path
+) -> None:
+    first = night(pacs, research, root, dicomdir=True)
+    file_set(first)
+    old = set(first.folder("released").rglob("*.dcm"))
+    pacs.add(write(series("ZQX-2", series_number=7, n_images=2), tmp_path / "new"))
+    second = night(pacs, research, root, dicomdir=True)
+    made: list[dict[str, bytes]] = []
+    read = Counter(images_read(lambda: made.append(file_set(second))))
+    assert {read[path] for path in old} == {1}
+    # It is the one that is made where nothing is known.
+    facts.forget_facts(second.folder("released"))
+    assert len(made[0]) == 1 + 5 + 2 and file_set(second) == made[0]
+
+
+@pytest.mark.parametrize("where", ["same time", "restored", "swapped"])
+def test_a_file_set_has_no_file_that_was_changed(
+    pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, where: str
+) -> None:
+    first = night(pacs, research, root, dicomdir=True)
+    assert len(file_set(first)) == 1 + 5
+    one, other = sorted(first.folder("released").rglob("*.dcm"))[:2]
+    status, content = one.stat(), bytearray(one.read_bytes())
+    one.chmod(0o600)
+    if where == "same time":  # what differs is not in the records, and the file looks as it was
+        content[-1] ^= 1
+        one.write_bytes(content)
+        os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif where == "restored":  # the same bytes: it is read, and taken
+        one.unlink()
+        one.write_bytes(content)
+    else:
+        one.rename(one.with_name("x"))
+        other.rename(one)
+        one.with_name("x").rename(other)
+    there = len(file_set(first)) - 1
+    assert there == {"same time": 4, "restored": 5, "swapped": 3}[where]

@@ -70,7 +70,7 @@ class StudyRun:
     def fetch(self) -> None:
         stage, params = stage_run(self.run, EXTRACT), self.params(EXTRACT)
         more: dict[str, Any] = {"selection": str(self.data / params["selection"]) if params["selection"] else ""}
-        more |= {"reselect": params["reselect"], **reading_options("", params)}
+        more |= {"verify": params["verify"], "reselect": params["reselect"], **reading_options("", params)}
         request = Request(self.data / self.study.queryfile, self.data / params["out_directory"], info=True, **more)
         for batch in extraction.prepare(stage, request, self.node):
             extraction.find(stage, self.node, batch)

@@ -1,0 +1,164 @@
+"""The archive lists again only series that may have changed; what has changed is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydicom.dataset import Dataset
+
+from pacsifier_ops.archive.find import Expectation, Finder
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.runs.accounts import RunAccount
+from pacsifier_ops.state import listings
+from pacsifier_ops.state.facts import facts_folder, forget_facts
+from tests.support.embedded import extract, node_of, series
+
+pytestmark = pytest.mark.archive
+
+Night = Callable[..., tuple[RunAccount, int]]
+
+
+class Archive:
+    """An archive whose content can be exchanged. It keeps its address."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images: list[Dataset] = []
+        self._folder, self._pacs = folder, EmbeddedPacs()
+
+    @property
+    def node(self) -> PacsNode:
+        return node_of(self._pacs)
+
+    def hold(self, images: list[Dataset]) -> None:
+        """Hold these images and no others."""
+        self.stop()
+        self.images = images
+        self._pacs = EmbeddedPacs(port=self._pacs.port)
+        self._pacs.add(write(images, self._folder))
+        self._pacs.start()
+
+    def stop(self) -> None:
+        self._pacs.stop()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    held = Archive(tmp_path / "images")
+    held.hold(series("ZQX-1", n_images=3) + series("ZQX-1", series_number=2, n_images=2))
+    yield held
+    held.stop()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def night(archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
+    """A run into the folder of the one before. Returns its account, and how many series the archive was to list."""
+    listed = 0
+    ask = Finder.expectation
+
+    def asking(self: Finder, study_uid: str, series_uid: str, count: int | None) -> Expectation:
+        nonlocal listed
+        listed += 1
+        return ask(self, study_uid, series_uid, count)
+
+    monkeypatch.setattr(Finder, "expectation", asking)
+
+    def work(verify: str = "changed") -> tuple[RunAccount, int]:
+        nonlocal listed
+        listed = 0
+        account = extract(archive.node, [{"PatientID": "ZQX-1"}], out, verify=verify)
+        return account, listed
+
+    return work
+
+
+def test_a_night_without_news_lists_nothing(night: Night) -> None:
+    first, asked = night()
+    assert (first.verdict, asked, first.totals()["received"]) == ("complete", 2, 5)
+    again, asked = night()
+    assert (again.verdict, asked) == ("complete", 0)
+    totals = again.totals()
+    assert [totals[name] for name in ("expected", "present", "received", "missing")] == [5, 5, 0, 0]
+    # A run by hand takes nothing for granted, and neither does one that is to verify all.
+    assert night(verify="all")[1] == 2
+
+
+def test_what_is_new_or_gone_is_found(night: Night, archive: Archive, out: Path) -> None:
+    night()
+    more = series("ZQX-1", n_images=4)  # one more than before in the first series
+    archive.hold(more + archive.images[3:])
+    account, asked = night()
+    assert (account.verdict, asked, account.totals()["received"]) == ("complete", 1, 1)
+    assert night()[1] == 0
+    # The archive has lost one.
+    archive.hold(more[:3] + archive.images[4:])
+    account, asked = night()
+    assert asked == 1 and account.verdict == "incomplete" and account.totals()["unverifiable"] == 1
+    assert night()[1] == 1  # and is asked as long as it differs
+    archive.hold(more + archive.images[3:])
+    # A file is gone, changed, or lies in another folder.
+    (one, other, *_) = sorted(out.rglob("*.dcm"))
+    one.unlink()
+    other.write_bytes(b"x" + other.read_bytes()[1:])
+    account, asked = night()
+    assert (account.verdict, account.totals()["received"]) == ("complete", 2) and asked > 0
+    folder = one.parent
+    folder.rename(folder.with_name("moved"))
+    account, asked = night()
+    assert account.verdict == "complete" and asked > 0 and one.exists()
+
+
+def test_an_exchanged_instance_is_found_when_all_is_listed(
+    night: Night, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night()
+    changed = [*archive.images]
+    changed[0].SOPInstanceUID = changed[0].file_meta.MediaStorageSOPInstanceUID = "2.25.77"
+    archive.hold(changed)
+    assert night()[1] == 0  # the number is the same
+    real = listings.time.time
+    monkeypatch.setattr(listings.time, "time", lambda: real() + 31 * 86400)
+    account, asked = night()
+    assert asked == 2 and account.totals()["received"] == 1 and account.totals()["unverifiable"] == 1
+
+
+@pytest.mark.parametrize("how", ["clock", "damaged", "half", "of another series", "forgotten", "no days"])
+def test_what_is_kept_is_not_believed_where_it_may_be_wrong(
+    night: Night, out: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night()
+    one, other = sorted((facts_folder(out) / "listed").iterdir())
+    asked = 1
+    if how == "clock":  # what was kept is of tomorrow
+        real = listings.time.time
+        monkeypatch.setattr(listings.time, "time", lambda: real() - 86400)
+        asked = 2
+    elif how == "damaged":
+        one.write_bytes(b'{"since": "yesterday", "listing": 1}')
+    elif how == "half":
+        one.write_bytes(one.read_bytes()[:20])
+    elif how == "of another series":
+        one.write_bytes(other.read_bytes())
+    elif how == "forgotten":
+        forget_facts(out)
+        asked = 2
+    else:
+        monkeypatch.setenv("PACSIFIER_VERIFY_DAYS", "0")
+        asked = 2
+    account, listed = night()
+    assert (account.verdict, listed) == ("complete", asked)
+
+
+def test_another_archive_is_asked(night: Night, archive: Archive) -> None:
+    night()
+    images, archive._pacs.port = archive.images, 0
+    archive.hold(images)
+    assert night()[1] == 2
