@@ -107,6 +107,8 @@ def main(which: str = "study") -> int:
             **os.environ,
             **airflow_environment(HOME),
             "PACSIFIER_DATA_ROOT": str(HOME),
+            # Airflow reads all files of the folder each time, and this one is enough.
+            "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags" / "pacsifier_study.py"),
             "AIRFLOW_CONN_PACS_DEFAULT": _connection(pacs),
             "AIRFLOW_CONN_RESEARCH_NODE": _connection(node),
         }
