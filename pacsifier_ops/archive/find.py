@@ -109,6 +109,25 @@ def listed_instances(session: ArchiveSession, series: SeriesId) -> set[str] | No
     return {image["SOPInstanceUID"] for image in answer.identifiers if _belongs_to(image, found)} - {""}
 
 
+def has_none_of(listed: set[str] | None, missing: Collection[str]) -> bool:
+    """Return whether an archive that lists these instances has nothing of what is missing; "" stands for any."""
+    return listed is not None and not listed.intersection(listed if "" in missing else missing)
+
+
+def expectation_of_giver(session: ArchiveSession, series: SeriesId, count: int | None) -> Expectation:
+    """Return what an archive that gives images lists for a series, where the one that was searched lists nothing.
+
+    Args:
+        session: with the former.
+        series: the series.
+        count: the number of instances that the latter gives; a list that is shorter is not used.
+    """
+    found = Finder(session).expectation(*series, count)
+    if len(found.instances or ()) < (count or 0):
+        return Expectation(None, count)
+    return found
+
+
 def _is_cut_off(status: int) -> bool:
     """Return whether a C-FIND ended because of too many matches. 0xFE00 is a cancel that we did not request."""
     return 0xA700 <= status <= 0xA7FF or status in (0xB001, 0xFE00)

@@ -420,8 +420,15 @@ def with_giver(node: AnyArchive, look_up: Callable[[str], ArchiveNode]) -> AnyAr
 
 
 def with_givers(archives: Iterable[ArchiveNode]) -> list[ArchiveNode]:
-    """Return archives and those that give their images, each once, in order."""
-    nodes = {node.name: node for archive in archives for node in (archive, archive.source)}
+    """Return archives and those that give their images, each once, in order.
+
+    Raises:
+        ConfigError: two of them have one name; rights, limits and reports go by it.
+    """
+    nodes: dict[str, ArchiveNode] = {}
+    for node in (node for archive in archives for node in (archive, archive.source)):
+        if nodes.setdefault(node.name, node) != node:
+            raise ConfigError(f"two different archives are called {node.name}; rename the configuration of one")
     return list(nodes.values())
 
 
@@ -560,13 +567,17 @@ def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
     return config
 
 
-def read_archive(path: Path) -> ArchiveNode:
+def read_archive(path: Path, checked: Callable[[Path], Path] = lambda path: path) -> ArchiveNode:
     """Read the configuration of an archive, and that of `fetch_from`, a path from the folder of the first.
+
+    Args:
+        path: the configuration.
+        checked: returns the path of the second one as it is read, or refuses it.
 
     Raises:
         ConfigError: see `read_one` and `with_giver`.
     """
-    return with_giver(read_one(path), lambda other: read_one(path.parent / other))
+    return with_giver(read_one(path), lambda other: read_one(checked(path.parent / other)))
 
 
 def read_one(path: Path) -> ArchiveNode:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.archive.attempts import AtNode, pause, retrying, slot_of
-from pacsifier_ops.archive.find import Expectation, Finder, listed_instances
+from pacsifier_ops.archive.find import Expectation, Finder, expectation_of_giver, has_none_of, listed_instances
 from pacsifier_ops.base.config import ArchiveNode, PacsNode
 from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
 from pacsifier_ops.base.files import read_jsonl
@@ -156,8 +156,8 @@ class SeriesMove:
         self._listed_before: set[str] | None = None
         self._nothing_moved: NothingMoved | None = None
         self._not_allowed: set[str] = set()
-        # Whether the archive that gives the images does not have the series that another one has.
-        self._unknown = False
+        # What an archive that was not asked for the instances lists of them; None: it was, or does not tell.
+        self._given: set[str] | None = None
         self._recall = Recall(mover, mover.finder, planned)
 
     def run(self) -> None:
@@ -171,19 +171,26 @@ class SeriesMove:
             self.present = self._expected() & (
                 self._deliveries.confirmed.keys() if self._listed_before is None else self._listed_before
             )
+        # A request for the whole series would also send instances that were stored after the approval, and those that
+        # only the archive has that gives them; its counts would then stand for others.
+        as_listed = self._mover.allowed_uids(self.planned) is None
         if self._missing():
+            if self._mover.is_split:
+                self._given = listed_instances(self._session, self.planned.series)
+                as_listed = as_listed and self._given == self._expected()
             self._mover.wait_for_turn()
-        # A request for the whole series would also send instances that were stored after the approval.
-        for whole in (not self.present and self._mover.allowed_uids(self.planned) is None, False):
+        for whole in (not self.present and as_listed, False):
             if self._recall.reason or not self._missing():
                 break
             self._mover.again(partial(self._request_unless_recalled, whole))
             self._check_destination()
-        if self._recall.reason or self.confirmed or self.unnamed_count or not self._missing():
+        if self._recall.reason or not self._missing():
             return
+        if self._mover.is_split:
+            self._given = listed_instances(self._session, self.planned.series)
+        nothing = not (self.confirmed or self.unnamed_count)
         # Archives that know one failure status only use it also for a series that they do not have.
-        self._unknown = self._mover.is_split and listed_instances(self._session, self.planned.series) == set()
-        if self._nothing_moved is not None and not self._unknown:
+        if nothing and self._nothing_moved is not None and not has_none_of(self._given, self._missing()):
             raise self._nothing_moved
 
     def settle(self, account: SeriesAccount) -> None:
@@ -223,8 +230,10 @@ class SeriesMove:
     def _missing_reason(self) -> str:
         """Return why instances are missing, from the last response of the PACS."""
         outcome, aet = self._outcome, self._mover.aet
-        if self._unknown:
+        if self._given == set() and not (self.confirmed or self.unnamed_count):
             return f"{self._node.name} does not have the series, and {self._mover.asked.name} does"
+        if self._given is not None and (unknown := set(self._missing()) - self._given - {""}):
+            return f"{self._node.name} does not list {len(unknown)} of them, and {self._mover.asked.name} does"
         if outcome is None:
             return "they were not requested"
         if self._not_listed_count:
@@ -240,6 +249,8 @@ class SeriesMove:
         """Query the expected instances."""
         planned = self.planned
         self.expectation = self._mover.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
+        if self.expectation.instances is None and self._mover.is_split:
+            self.expectation = expectation_of_giver(self._session, planned.series, self.expectation.count)
         if (only := self._mover.allowed_uids(planned)) is not None:
             if self.expectation.instances is None:
                 # Without a list, the series could only be moved as a whole, with instances that were not approved.
@@ -284,6 +295,10 @@ class SeriesMove:
         missing, before = self._missing(), len(self.confirmed) + self.unnamed_count
         if not missing:
             return
+        if self._given is not None:
+            missing.sort(
+                key=lambda uid: uid not in (self._given or ())
+            )  # after a few failures, the rest is not asked for
         whole = (whole and not self.confirmed) or missing == [""]
         for uids, identifier in self._requests(missing, whole):
             self._move(uids, identifier, alone_if_unclear=not whole)

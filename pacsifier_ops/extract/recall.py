@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pacsifier_ops.archive.attempts import AtNode
-from pacsifier_ops.archive.find import Finder
+from pacsifier_ops.archive.find import Finder, has_none_of, listed_instances
 from pacsifier_ops.base.errors import PacsError, PacsSilent
 from pacsifier_ops.extract.run import Planned
 from pacsifier_ops.runs.accounts import SeriesAccount
@@ -38,7 +38,7 @@ class Recall:
 
     def refresh(self) -> None:
         """Query the availability again if the series had to be recalled: it may be online by now."""
-        if self._availability in SLOW:
+        if self._availability in SLOW and not self._work.is_split:
             self._availability = self._finder.availability(*self._planned.series)
 
     @contextmanager
@@ -55,18 +55,31 @@ class Recall:
         Raises:
             PacsError: the archive failed for another reason, or does not answer C-ECHO either.
         """
-        slow = self._availability in SLOW
         try:
             yield
-            if slow and missing():
+            if (uids := missing()) and self._is_slow(uids):
                 self.reason = self.reason or missing_reason()
         except PacsError as error:
             silent = isinstance(error, PacsSilent) and self._work.node.recall_wait > 0
-            if not silent and not (slow and error.retryable and error.of_series):
+            if not silent and not (error.retryable and error.of_series and self._is_slow(missing())):
                 raise
             if silent:
                 self._work.session.echo()  # an archive that hangs recalls nothing: then this raises
             self.reason = str(error)
+
+    def _is_slow(self, missing: Sequence[str]) -> bool:
+        """Return whether the archive says that what is missing must be recalled.
+
+        Where another one was searched, that one knows nothing of the tapes of the one that gives the images. It counts
+        only where the latter has them and does not tell.
+        """
+        if self._work.is_split:
+            session, series = self._work.session, self._planned.series
+            if has_none_of(listed_instances(session, series), missing):
+                return False
+            with suppress(PacsError):
+                self._availability = Finder(session).availability(*series) or self._availability
+        return self._availability in SLOW
 
     def account_reason(self, account: SeriesAccount) -> str:
         """Return the reason for the account of a postponed series."""

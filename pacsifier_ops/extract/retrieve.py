@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AllStoragePresentationContexts, sop_class
 
 from pacsifier_ops.archive.attempts import AtNode
-from pacsifier_ops.archive.find import Expectation, Finder, listed_instances
+from pacsifier_ops.archive.find import Expectation, Finder, expectation_of_giver, listed_instances
 from pacsifier_ops.base import cells
 from pacsifier_ops.base.config import ACCEPT_ARCHIVE, ArchiveNode
 from pacsifier_ops.base.errors import (
@@ -504,22 +504,11 @@ class Transfer:
         planned, self._asked = self.planned, time.time()
         self.expectation = self._retriever.finder.expectation(planned.study_uid, planned.series_uid, planned.instances)
         if self.expectation.instances is None and self._retriever.is_split:
-            self.expectation = self._expectation_of_source(self.expectation.count)
+            self.expectation = expectation_of_giver(self._session, planned.series, self.expectation.count)
         # If the archive has the study under two patients, the difference does not come from a corrected data base.
         asked = ACCEPT_ARCHIVE in (planned.accept_patient_id_of, self._retriever.asked.accept_patient_id_of)
         self._archive_decides = asked and not self._retriever.finder.has_several_patients(planned.study_uid)
         self._recall.refresh()
-
-    def _expectation_of_source(self, count: int | None) -> Expectation:
-        """Return what the archive that gives the images expects, where the one that is asked lists no instances.
-
-        Args:
-            count: the number that the latter gives; a list that is shorter is not used.
-        """
-        found = Finder(self._session).expectation(*self.planned.series, count)
-        if len(found.instances or ()) < (count or 0):
-            return Expectation(None, count)
-        return found
 
     def _source_lists_missing(self) -> bool:
         """Return whether the archive that gives the images lists anything of what is missing."""
@@ -807,9 +796,17 @@ class Transfer:
         if not self._unlisted():
             return
         self._expect()  # the archive may have stored new instances since the last query
-        for uid in self._unlisted():
-            self._unexpected_count += 1
+        unlisted = self._unlisted()
+        self._unexpected_count += len(unlisted - self._additional(unlisted))
+        for uid in unlisted:
             self._put_into_quarantine(self.received.pop(uid), UNASKED)
+
+    def _additional(self, unlisted: set[str]) -> set[str]:
+        """Return which unlisted objects the archive that gives the images has on top: they came under no new UID."""
+        if not self._retriever.is_split:
+            return set()
+        listed = listed_instances(self._session, self.planned.series)
+        return unlisted if listed is None else unlisted & listed
 
     def _unlisted(self) -> set[str]:
         """Return the SOP Instance UIDs of received objects that the archive does not list."""

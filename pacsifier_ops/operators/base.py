@@ -465,7 +465,7 @@ def nodes_of(params: Mapping[str, Any]) -> list[ArchiveNode]:
     if params.get("config"):
         if params["pacs"] != DEFAULT_NODE:
             raise ConfigError("both pacs and config are given; leave one of them out")
-        return [read_archive(data_path(params, "config"))]
+        return [read_archive(data_path(params, "config"), lambda path: options.data_path(str(path), "fetch_from"))]
     return [connected(name) for name in connections_of(params)]
 
 

@@ -18,6 +18,7 @@ from pacsifier_ops.nightly.inbox import collect
 from pacsifier_ops.state.turns import Line
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, Airflow
+from tests.support.embedded import config_of
 from tests.support.faulty_web import FaultyWeb
 
 pytestmark = pytest.mark.airflow
@@ -174,6 +175,25 @@ def test_a_fetch_from_that_cannot_be_used_is_told_at_once(
         monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(described))
     assert airflow.run().tasks["prepare"] == {-1: "failed"}
     assert not index.queries and f"pacs_default: {said}" in told_in(state_root)
+
+
+@pytest.mark.slow
+def test_the_configuration_of_fetch_from_is_below_the_data_root(
+    airflow: Airflow, web: FaultyWeb, index: EmbeddedPacs, state_root: Path, tmp_path: Path
+) -> None:
+    """Else anybody who may write a configuration there could use what others keep elsewhere, with its password."""
+    secret = tmp_path / "secret.json"
+    secret.write_text(json.dumps({"url": web.url, "login": web.user, "password": web.password}))
+    (airflow.data / "link.json").symlink_to(secret)
+    for n, path in enumerate((str(secret), "link.json"), 1):
+        (airflow.data / "config.json").write_text(json.dumps(config_of(index, fetch_from=path)))
+        assert airflow.run(config="config.json").tasks["prepare"] == {-1: "failed"}
+        assert told_in(state_root).count("fetch_from: the path leads outside the data root") == n
+    assert not web.requests and not index.queries
+    (airflow.data / "config.json").write_text(json.dumps(config_of(index, fetch_from="near/secret.json")))
+    (airflow.data / "near").mkdir()
+    secret.rename(airflow.data / "near/secret.json")
+    assert airflow.run(config="config.json").state == "success" and web.count("wado")
 
 
 def test_the_test_button_looks_at_both(
