@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from pydicom.dataset import Dataset
@@ -53,7 +54,7 @@ def check_all(node: ArchiveNode) -> str:
     said = check(node) if isinstance(node, PacsNode) else check_web(node)
     if node.giver is None:
         return said
-    with open_archive(node.giver, shared(), wait=0) as session:
+    with open_archive(node.giver, shared(), before_waiting=_busy(node.giver)) as session:
         answers(session)
     return f"{said} Images are fetched from {node.giver.name}, which answers."
 
@@ -68,12 +69,7 @@ def check(node: PacsNode) -> str:
         PacsError: the text gives the reason.
         StorageError: the leases cannot be stored.
     """
-
-    def busy() -> None:
-        reason = f"runs hold all {node.max_associations} associations that we may have there; try again later"
-        raise AssociationBusy(f"{node.name}: {reason}")
-
-    with Session(node, slot_of(node, shared(), before_waiting=busy)) as session:
+    with Session(node, slot_of(node, shared(), before_waiting=_busy(node))) as session:
         session.echo()
         return _described(node, session)
 
@@ -88,9 +84,19 @@ def check_web(node: WebNode) -> str:
         PacsError: the text gives the reason.
         StorageError: the leases cannot be stored.
     """
-    with open_archive(node, shared(), wait=0) as session:
+    with open_archive(node, shared(), before_waiting=_busy(node)) as session:
         session.echo()
     return f"{node.url} answers queries (QIDO-RS)."
+
+
+def _busy(node: ArchiveNode) -> Callable[[], None]:
+    """Return what is done where runs hold all associations: a person who tests a connection does not wait."""
+
+    def refuse() -> None:
+        reason = f"runs hold all {node.max_associations} associations that we may have there; try again later"
+        raise AssociationBusy(f"{node.name}: {reason}")
+
+    return refuse
 
 
 def _described(node: PacsNode, session: Session) -> str:

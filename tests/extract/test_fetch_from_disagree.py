@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import pytest
 
+from pacsifier_ops.archive.check import check_all
 from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, with_giver, with_givers
-from pacsifier_ops.base.errors import ConfigError, Recalling
+from pacsifier_ops.base.errors import AssociationBusy, ConfigError, Recalling
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
 from pacsifier_ops.extract import steps
 from pacsifier_ops.runs.accounts import SeriesAccount
+from pacsifier_ops.state.leases import shared
 from tests.support.embedded import extract, node_of, planned_run, series, serving
 from tests.support.faulty_web import FaultyWeb
 
@@ -160,3 +162,15 @@ def test_two_archives_of_one_name_are_refused() -> None:
     assert with_givers([asked, one]) == [asked, one]
     with pytest.raises(ConfigError, match="two different archives are called fast"):
         with_givers([asked, replace(one, host="b.example")])
+
+
+def test_a_test_names_the_giver_whose_associations_are_in_use(index: EmbeddedPacs, tmp_path: Path) -> None:
+    with serving(IMAGES, tmp_path / "store") as store, FaultyWeb(tmp_path / "web") as web:
+        giver = node_of(store, name="store", max_associations=1)
+        web_node = WebNode("web", web.url, max_associations=1)
+        for node in (joined(index, giver), joined(index, web_node), web_node):
+            with (
+                shared().acquire(node.source.slots, limit=1, wait=0),
+                pytest.raises(AssociationBusy, match=f"{node.source.name}: runs hold all 1 associations"),
+            ):
+                check_all(node)
