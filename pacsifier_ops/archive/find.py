@@ -646,6 +646,14 @@ class Finder:
         """Return whether the archive has a study under several patients."""
         return len(_by_patient(self._studies_with_uid(study_uid), {})) > 1
 
+    def has_another_patient(self, study_uid: str, attributes: Mapping[str, str]) -> bool:
+        """Return whether the archive has a study, maybe among others, under another patient than these attributes say.
+
+        Raises:
+            PacsError: the archive cannot be queried.
+        """
+        return any(two_people(_texts(answer), attributes) for answer in self._studies_with_uid(study_uid))
+
     def _studies_with_uid(self, study_uid: str) -> list[Dataset]:
         """Return all studies with a Study Instance UID: there may be one for each of several patients."""
         if study_uid not in self._studies:

@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 
 from pacsifier_ops.archive.attempts import AtNode, pause, retrying, slot_of
 from pacsifier_ops.archive.find import Expectation, Finder, expectation_of_giver, has_none_of, listed_instances
-from pacsifier_ops.base.config import ArchiveNode, PacsNode
-from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE, ArchiveNode, PacsNode
+from pacsifier_ops.base.errors import NotApproved, NothingMoved, OutOfResources, PacsError
 from pacsifier_ops.base.files import read_jsonl
 from pacsifier_ops.dimse.session import RetrieveResult, Session, query
 from pacsifier_ops.extract.recall import Recall, postpone
@@ -158,6 +158,8 @@ class SeriesMove:
         self._not_allowed: set[str] = set()
         # What an archive that was not asked for the instances lists of them; None: it was, or does not tell.
         self._given: set[str] | None = None
+        # Whether that archive has the study under another patient.
+        self._another_patient = False
         self._recall = Recall(mover, mover.finder, planned)
 
     def run(self) -> None:
@@ -176,8 +178,10 @@ class SeriesMove:
         as_listed = self._mover.allowed_uids(self.planned) is None
         if self._missing():
             if self._mover.is_split:
-                self._given = listed_instances(self._session, self.planned.series)
+                self._ask_giver()
                 as_listed = as_listed and self._given == self._expected()
+                if self._another_patient:
+                    return
             self._mover.wait_for_turn()
         for whole in (not self.present and as_listed, False):
             if self._recall.reason or not self._missing():
@@ -192,6 +196,19 @@ class SeriesMove:
         # Archives that know one failure status only use it also for a series that they do not have.
         if nothing and self._nothing_moved is not None and not has_none_of(self._given, self._missing()):
             raise self._nothing_moved
+
+    def _ask_giver(self) -> None:
+        """Ask the archive that gives the images what it has of the series, and of whom: no object passes through us."""
+        self._given = listed_instances(self._session, self.planned.series)
+        if self._mover.asked.accept_patient_id_of != ACCEPT_ARCHIVE:
+            study, attributes = self.planned.study_uid, self.planned.attributes
+            asked = partial(Finder(self._session).has_another_patient, study, attributes)
+            try:
+                self._another_patient = self._mover.again(asked)
+            except PacsError as error:
+                if error.retryable:
+                    raise
+                # It need not answer queries.
 
     def settle(self, account: SeriesAccount) -> None:
         """Write the outcome into the account."""
@@ -230,6 +247,11 @@ class SeriesMove:
     def _missing_reason(self) -> str:
         """Return why instances are missing, from the last response of the PACS."""
         outcome, aet = self._outcome, self._mover.aet
+        if self._another_patient:
+            return (
+                f"{self._node.name} has the study under another patient than {self._mover.asked.name}, so nothing is "
+                "moved: ask the PACS team which patient it belongs to; accept_patient_id_of: archive has it moved"
+            )
         if self._given == set() and not (self.confirmed or self.unnamed_count):
             return f"{self._node.name} does not have the series, and {self._mover.asked.name} does"
         if self._given is not None and (unknown := set(self._missing()) - self._given - {""}):

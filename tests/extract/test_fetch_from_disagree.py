@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,9 +102,9 @@ def test_what_the_giver_lacks_is_not_waited_for(index: EmbeddedPacs, tmp_path: P
 # Moves
 
 
-def moved(index: EmbeddedPacs, store: EmbeddedPacs, third: EmbeddedPacs, out: Path) -> SeriesAccount:
+def moved(index: EmbeddedPacs, store: EmbeddedPacs, third: EmbeddedPacs, out: Path, **fields: Any) -> SeriesAccount:
     store.destinations["THIRD"] = (third.host, third.port)
-    node = joined(index, node_of(store, name="store", move_aet="THIRD"))
+    node = replace(joined(index, node_of(store, name="store", move_aet="THIRD")), **fields)
     run, units = planned_run(node, ROWS, out, retrieve="move")
     for unit in units:
         steps.move(run, node, unit)
@@ -137,6 +138,20 @@ def test_an_image_more_is_not_moved(index: EmbeddedPacs, third: EmbeddedPacs, tm
         store.faults = Faults(image_level=False)  # it does not tell what it has
         account = moved(index, store, third, tmp_path / "out")
     assert account.state == "complete" and set(third.stored) == set(UIDS[:4])
+
+
+def test_images_of_another_patient_are_not_moved(index: EmbeddedPacs, third: EmbeddedPacs, tmp_path: Path) -> None:
+    """Nobody sees the objects of a move, so the archive that sends them is asked whose they are."""
+    others = [deepcopy(image) for image in IMAGES[:4]]
+    for image in others:
+        image.PatientID = "P9"
+    with serving(others, tmp_path / "store") as store:
+        account = moved(index, store, third, tmp_path / "out")
+        assert not third.stored and not store.retrieves
+        assert (account.state, account.missing) == ("incomplete", 4)
+        assert "store has the study under another patient than index, so nothing is moved" in account.reason
+        accepted = moved(index, store, third, tmp_path / "out", accept_patient_id_of="archive")
+        assert accepted.state == "complete" and len(third.stored) == 4
 
 
 def test_where_both_list_the_same_the_series_is_moved_as_a_whole(
