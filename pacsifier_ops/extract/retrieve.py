@@ -343,7 +343,9 @@ class Transfer:
         self._unknown_count = 0
         self._recall = Recall(retriever, retriever.finder, planned)
         self._was_sending = self._sending = sending
-        self._listing = KeptListing(retriever.tree.root, retriever.node.key, planned.series)
+        # Of the archive that is asked, or else of the one that gives the images.
+        archives = " ".join(dict.fromkeys((retriever.asked.key, retriever.node.key)))
+        self._listing = KeptListing(retriever.tree.root, archives, planned.series)
         self._asked = 0.0  # time of the last query for the instances, in seconds since the epoch
 
     def run(self) -> None:

@@ -99,6 +99,19 @@ def test_what_the_giver_lacks_is_not_waited_for(index: EmbeddedPacs, tmp_path: P
     assert account.state == "incomplete" and "and index does" in account.reason
 
 
+def test_a_list_is_that_of_the_archive_that_was_searched(index: EmbeddedPacs, tmp_path: Path) -> None:
+    """What one archive has listed says nothing of another, whose images come from the same place."""
+    with serving(IMAGES[:4], tmp_path / "store") as store, serving(IMAGES[1:], tmp_path / "other") as other:
+        node = node_of(store, name="store")
+        extract(joined(index, node), ROWS, tmp_path / "out", verify="changed")
+        (account,) = extract(joined(other, node), ROWS, tmp_path / "out", verify="changed").series
+        assert account.missing == 1  # as many in number, and one of them is another
+        extract(joined(index, node), ROWS, tmp_path / "new", verify="changed")
+        index.queries.clear()
+        extract(joined(index, node), ROWS, tmp_path / "new", verify="changed")
+        assert "IMAGE" not in {level for level, _ in index.queries}
+
+
 # Moves
 
 
