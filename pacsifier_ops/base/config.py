@@ -581,6 +581,11 @@ def read_one(path: Path) -> ArchiveNode:
         found = json_of(read_given(path))
     except Unusable as error:
         raise ConfigError(f"{path.name}: {error}; check the configuration") from None
+    if isinstance(found, dict) and "conn_type" in found:
+        raise ConfigError(
+            f"{path.name}: is the JSON of a connection (it has a conn_type), which only --upload takes; give a "
+            "config.json, or a configuration with the url of a web archive"
+        )
     if not isinstance(found, dict) or "url" not in found:
         return read_config(path)
     config = read_keys(path, ("url",), ("login", "password", *WEB_FIELDS))
@@ -641,7 +646,9 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
         raise ConfigError(f"{where}: extra is not a JSON object of fields")
     unknown = sorted(set(extra) - set(names))
     if unknown:
-        raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")
+        named = ", ".join(f"{key}{meant(key, names)}" for key in unknown)
+        more = "" if all(meant(key, names) for key in unknown) else f"; there are {', '.join(names)}"
+        raise ConfigError(f"{where}: unknown field in extra: {named}{more}")
     defaults = {f.name: "" if f.default is MISSING else f.default for f in fields(of)}
     values: dict[str, Any] = {}
     for key in names:
