@@ -13,7 +13,7 @@ from typing import Any
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import node_names
-from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError, not_known
 from pacsifier_ops.base.options import IN_FORM, Option, Section, data_path, params_of, request_of, standing
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.base.words import clock, plural
@@ -176,8 +176,9 @@ def params(job: Job, conf: Mapping[str, Any]) -> dict[str, Any]:
         InputError: the conf has keys that are no options of the job, or its query table is not text.
     """
     known = standing(job.request, IN_FORM)
-    if unknown := conf.keys() - known.keys():
-        raise InputError(f"{len(unknown)} of the options are not known; there are {', '.join(known)}")
+    if unknown := sorted(conf.keys() - known.keys()):
+        named = "; ".join(not_known(key, known) for key in unknown[:10])
+        raise InputError(f"{named}; there are {', '.join(known)}")
     if not isinstance(conf.get("queryfile", ""), str):
         raise InputError("queryfile is not text")
     given = params_of(job.request, {"queryfile": "", **conf})

@@ -65,7 +65,7 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values() -> None:
     assert found(STUDY, queryfile=table, project="knee") == {}
     wrong = found(STUDY, queryfile=table, project="", volume_size=3, upload="node", without=["anonymize"])
     assert {"project", "volume_size", "upload", "without"} == wrong.keys()
-    with pytest.raises(InputError, match="not known"):
+    with pytest.raises(InputError, match="mistyped is not known; there are"):
         found(EXTRACT, queryfile=table, mistyped=1)
     with pytest.raises(InputError, match="not text"):
         found(EXTRACT, queryfile=["SECRET"])
