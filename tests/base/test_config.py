@@ -71,6 +71,13 @@ def test_all_keys_that_are_off_are_named_at_once(tmp_path: Path) -> None:
     assert "Port is not known (did you mean port?)" in text and raised.value.exit_code == 2
 
 
+def test_fields_of_connections_are_told_from_unknown_keys(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"method is for connections in Airflow.* flag.*receiver_port is called move_port"
+    ):
+        read_config(write(tmp_path, method="get", receiver_port=11113))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
