@@ -188,16 +188,14 @@ def _plain(value: Any) -> Any:
 
 
 def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
-    """Refuse a form with changed values beside a project file. A query table may be given, and how it is read.
+    """Refuse a form with changed values beside a project file, see `project.beside`.
 
     Raises:
         ConfigError: names the changed keys.
     """
-    from pacsifier_ops.study.project import FORM, TABLE
+    from pacsifier_ops.study.project import beside
 
-    defaults = form.dump() if hasattr(form, "dump") else dict(form)
-    own = TABLE if params["queryfile"] or params["sql_conn"] else ()
-    if changed := [key for key in FORM if key not in own and params[key] != defaults[key]]:
+    if changed := beside(params, form.dump() if hasattr(form, "dump") else dict(form)):
         raise ConfigError(
             f"project_file defines the study, so {', '.join(changed)} must not be given as well; change it in that "
             "file, or leave project_file empty"

@@ -21,7 +21,7 @@ from pacsifier_ops.extract.requests import given_table, reading_options, table_p
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.folder import kept_requests
-from pacsifier_ops.study.project import FORM, TABLE, Study, contradictions, read_project
+from pacsifier_ops.study.project import FORM, TABLE, Study, beside, contradictions, read_project
 from pacsifier_ops.web.access import EXTRACT, STUDY
 
 
@@ -120,6 +120,8 @@ def _check_study(conf: Mapping[str, Any]) -> Iterator[Remark]:
     set_ = {key: conf[key] for key in FORM if conf[key] is not None}
     given = {key: FORM[key].fitting(one) if isinstance(one, list | tuple) else one for key, one in set_.items()}
     if conf["project_file"]:
+        for key in beside(conf, params(JOBS[STUDY], {})):
+            yield Remark(key, "must not be given beside a project file; change it there, or leave project_file empty")
         path = data_path(conf["project_file"], "project_file")
         if not settings.data_root().is_dir():  # the page need not see data
             return
