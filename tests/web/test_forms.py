@@ -65,6 +65,7 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values(tmp_path: Pat
     assert found(STUDY, queryfile=table, project="knee") == {}
     wrong = found(STUDY, queryfile=table, project="", volume_size=3, upload="node", without=["anonymize"])
     assert {"project", "volume_size", "upload", "without"} == wrong.keys()
+    assert "check the path" in found(STUDY, queryfile=table, project_file="knee.yaml")["project_file"]
     (tmp_path / "data" / "knee.yaml").write_text("project: knee\n")
     assert found(STUDY, queryfile=table, project_file="knee.yaml") == {}
     wrong = found(STUDY, queryfile=table, project_file="knee.yaml", verify="all", without=["dumps"])
