@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, MISSING, dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
@@ -545,8 +546,16 @@ def _truth(value: Any, key: str, where: str) -> bool:
         raise ConfigError(f"{where}: {key} is neither true nor false") from None
 
 
-def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+def read_keys(
+    path: Path, keys: Sequence[str], optional: Sequence[str] = (), elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Read a JSON object that has these keys, and no others apart from the optional ones.
+
+    Args:
+        path: of the file.
+        keys: that must be there.
+        optional: that may be there.
+        elsewhere: that a connection of Airflow has, and the file has not; what to do about them.
 
     Raises:
         ConfigError: the file is missing, is no JSON object, or a key is missing or unknown; all wrong keys are named at
@@ -561,7 +570,10 @@ def read_keys(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
         raise ConfigError(f"{where}: is not a JSON object with the keys {', '.join(keys)}")
     wrong = [f"{key} is missing" for key in keys if config.get(key) is None]
     for key in sorted(config.keys() - {*keys, *optional}):
-        wrong.append(f"{key} is not known{meant(key, (*keys, *optional))}")
+        if told := elsewhere.get(key):
+            wrong.append(f"{key} {told}")
+        else:
+            wrong.append(f"{key} is not known{meant(key, (*keys, *optional))}")
     if wrong:
         raise ConfigError(f"{where}: " + "; ".join(wrong))
     return config
@@ -592,6 +604,11 @@ def read_one(path: Path) -> ArchiveNode:
         found = json_of(read_given(path))
     except Unusable as error:
         raise ConfigError(f"{path.name}: {error}; check the configuration") from None
+    if isinstance(found, dict) and "conn_type" in found:
+        raise ConfigError(
+            f"{path.name}: is the JSON of a connection (it has a conn_type), which only --upload takes; give a "
+            "config.json, or a configuration with the url of a web archive"
+        )
     if not isinstance(found, dict) or "url" not in found:
         return read_config(path)
     config = read_keys(path, ("url",), ("login", "password", *WEB_FIELDS))
@@ -605,7 +622,7 @@ def read_config(path: Path) -> PacsNode:
     Raises:
         ConfigError: see `read_keys`; or a key is wrong.
     """
-    where, config = path.name, read_keys(path, CONFIG_KEYS, MORE_KEYS)
+    where, config = path.name, read_keys(path, CONFIG_KEYS, MORE_KEYS, _ELSEWHERE)
     more: dict[str, Any] = {}
     if config.get("result_limit") is not None:
         more["result_limit"] = _number(config, "result_limit", where, int)
@@ -633,6 +650,17 @@ EXTRA_FIELDS = tuple(
 )
 WEB_FIELDS = tuple(f.name for f in fields(WebNode) if f.name not in ("name", "giver", "url", "login", "password"))
 AnyWeb = TypeVar("AnyWeb", bound=WebNode)
+
+#: The same fields in a config.json: their names there, or that they are flags.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        EXTRA_FIELDS, "is for connections in Airflow; take it out, and see --help whether there is a flag for it"
+    ),
+    "called_aet": "is called server_AET here",
+    "calling_aet": "is called AET here",
+    "receiver_port": "is called move_port here",
+    "move_aet": "is called move_AET here",
+}
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -652,7 +680,9 @@ def extra_values(where: str, extra: Mapping[str, Any], of: type, names: Sequence
         raise ConfigError(f"{where}: extra is not a JSON object of fields")
     unknown = sorted(set(extra) - set(names))
     if unknown:
-        raise ConfigError(f"{where}: unknown field in extra: {', '.join(unknown)}")
+        named = ", ".join(f"{key}{meant(key, names)}" for key in unknown)
+        more = "" if all(meant(key, names) for key in unknown) else f"; there are {', '.join(names)}"
+        raise ConfigError(f"{where}: unknown field in extra: {named}{more}")
     defaults = {f.name: "" if f.default is MISSING else f.default for f in fields(of)}
     values: dict[str, Any] = {}
     for key in names:

@@ -15,7 +15,7 @@ from typing import Any
 
 def meant(name: str, known: Iterable[str]) -> str:
     """Return a hint at the known key most similar to an unknown one; empty where none is similar."""
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    near = difflib.get_close_matches(name, list(known), 1, 0.51)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -14,8 +15,12 @@ from pacsifier_ops.base.errors import ConfigError
 DICOM, DICOMWEB = "dicom", "dicomweb"
 
 
-def connection_of(name: str) -> Any:
+def connection_of(name: str, types: Sequence[str] = (DICOM, DICOMWEB)) -> Any:
     """Return a connection of Airflow.
+
+    Args:
+        name: id of the connection.
+        types: those that it may have, for the error.
 
     Raises:
         ConfigError: there is none of this name.
@@ -23,7 +28,9 @@ def connection_of(name: str) -> Any:
     try:
         return BaseHook.get_connection(name)
     except AirflowNotFoundException:
-        raise ConfigError(f"there is no connection {name}; make one of type {DICOM} or {DICOMWEB}") from None
+        raise ConfigError(
+            f"there is no connection {name}; make one of type {', '.join(types[:-1])} or {types[-1]}"
+        ) from None
 
 
 def archive(name: str) -> ArchiveNode:

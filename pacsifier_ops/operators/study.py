@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from pacsifier_ops.base.config import Archive, givers_of, node_names
+from pacsifier_ops.base.config import Archive, Node, givers_of, node_names
 from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.options import OWNER
 from pacsifier_ops.extract.requests import table_path
@@ -144,12 +144,10 @@ class StudySetUpOperator(PacsifierOperator):
             _refuse_both(params, context["dag"].params)
         given = {key: _plain(params[key]) for key in FORM if params[key] is not None}
         study = steps.set_up(run, given, file, starter(context))
-        archives = node_names(study.pacs)
         try:
-            nodes = {name: takes(name) for name in _takers(study)}
+            nodes = dict(_nodes(study))
             if study.release_to:
                 refuse_no_store(nodes[study.release_to])
-            nodes |= {name: connected(name) for name in filter(None, (*archives, study.karnak, study.move))}
             nodes |= {n.giver.name: n.giver for n in nodes.values() if isinstance(n, Archive) and n.giver}
             needs = [(right, nodes[name]) for right, name in study.needs(givers_of(nodes.values()))]
             facts = admit(run, context, needs, **study.told, urgency=study.urgency)
@@ -168,21 +166,36 @@ def _takers(study: Study) -> list[str]:
     return [name for name in (study.release_to, study.upload) if name]
 
 
+def _nodes(study: Study) -> Iterator[tuple[str, Node]]:
+    """Yield all connections that a study names, as nodes by name; of one that is asked as well, as an archive at last.
+
+    Raises:
+        ConfigError: names the key of the study, and what is wrong.
+    """
+    asked = (("pacs", node_names(study.pacs)), ("karnak", (study.karnak,)), ("move", (study.move,)))
+    sent = (("release_to", (study.release_to,)), ("upload", (study.upload,)))
+    for make, keys in ((takes, sent), (connected, asked)):
+        for key, names in keys:
+            for name in filter(None, names):
+                try:
+                    yield name, make(name)
+                except ConfigError as error:
+                    raise ConfigError(f"{key}: {error}") from None
+
+
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
 def _refuse_both(params: Mapping[str, Any], form: Any) -> None:
-    """Refuse a form with changed values beside a project file. A query table may be given, and how it is read.
+    """Refuse a form with changed values beside a project file, see `project.beside`.
 
     Raises:
         ConfigError: names the changed keys.
     """
-    from pacsifier_ops.study.project import FORM, TABLE
+    from pacsifier_ops.study.project import beside
 
-    defaults = form.dump() if hasattr(form, "dump") else dict(form)
-    own = TABLE if params["queryfile"] or params["sql_conn"] else ()
-    if changed := [key for key in FORM if key not in own and params[key] != defaults[key]]:
+    if changed := beside(params, form.dump() if hasattr(form, "dump") else dict(form)):
         raise ConfigError(
             f"project_file defines the study, so {', '.join(changed)} must not be given as well; change it in that "
             "file, or leave project_file empty"

@@ -212,7 +212,7 @@ def _recommend_letters(findings: Findings) -> None:
         )
     elif state == YES:
         findings.settings["letters"] = LETTERS_KEPT
-        findings.advice.append(f"letters = {LETTERS_KEPT}: names in responses are complete.")
+        findings.advice.append(f"letters = {LETTERS_KEPT}: no name in a response was found to lack letters.")
     else:
         findings.settings.pop("letters", None)
 

@@ -394,7 +394,11 @@ class Probing:
             whole = self._target.name == self._name_in_image
         if whole is False:
             return Fact(NO, f"{shown}; a name in a response lacks letters that the image has", ", ".join(sets))
-        tested = "a name beyond ASCII came whole" if whole else "no name beyond ASCII came, so losses were not tested"
+        tested = (
+            "a name beyond ASCII came whole"
+            if whole
+            else "no image with a name beyond ASCII was fetched, so names were not compared with images"
+        )
         one_byte = bool(sets) and not any(name in ("ISO_IR 192", "GB18030", "GBK") for name in sets)
         if one_byte and len(sets) == 1 and "ISO 2022" not in sets[0]:
             return Fact(PARTLY, f"{shown}, which lacks the letters of other scripts; {tested}", ", ".join(sets))

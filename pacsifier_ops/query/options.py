@@ -68,7 +68,11 @@ def _pairs(path: Path) -> Iterator[tuple[str, yaml.Node, int]]:
     import yaml
 
     try:
-        root = yaml_of(read_given(path, _LARGEST, follow=False))
+        text = read_given(path, _LARGEST, follow=False)
+    except Unusable as error:
+        raise TableRefused([Problem(error.line, "", f"{error}; check the path, and who may read the file")]) from None
+    try:
+        root = yaml_of(text)
     except Unusable as error:
         raise TableRefused([Problem(error.line, "", f"{error}; write one `key: value` on each line")]) from None
     if root is None:

@@ -404,6 +404,19 @@ FORM: Mapping[str, Option] = {name: one for name, one in OPTIONS.items() if IN_F
 TABLE = ("queryfile", *CHOICES)
 
 
+def beside(params: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a form that are changed beside a project file, and must not be.
+
+    A query table may be given, and how it is read.
+
+    Args:
+        params: of the run, by key.
+        defaults: those of the form.
+    """
+    own = TABLE if params["queryfile"] or params["sql_conn"] else ()
+    return [key for key in FORM if key not in own and params[key] != defaults[key]]
+
+
 def read_project(path: Path, table: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read and check a project file. Return its values by key.
 

@@ -31,7 +31,9 @@ class Folder(FileStore):
         """See that the folder is there."""
         with self._errors():
             if not self._place.is_dir():
-                raise DestinationRefused(f"{self.node.name}: path is no folder, or it is not mounted")
+                raise DestinationRefused(
+                    f"{self.node.name}: path is no folder, or it is not mounted; make the folder, or mount the share"
+                )
 
     def sizes(self, folder: str) -> dict[str, int]:
         """See `FileStore`."""

@@ -90,7 +90,7 @@ class FolderNode(StoreNode):
     def check(self, where: str) -> None:
         """See `StoreNode`."""
         if not self.path.startswith("/") or ".." in self.path.split("/"):
-            raise ConfigError(f"{where}: path is not the absolute path of a folder; give one without ..")
+            raise ConfigError(f"{where}: path is not the absolute path of a folder; give one such as /mnt/share/knee")
 
     @property
     def place(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from stat import S_ISREG
@@ -45,7 +46,7 @@ class Sftp(Server):
         """Log in, and see that the root is there."""
         import paramiko
 
-        quiet("paramiko")
+        quiet("paramiko", least=logging.CRITICAL)  # else a traceback is printed for what is raised here as well
         node = self._sftp_node
         client = paramiko.SSHClient()
         stack.callback(client.close)
@@ -84,7 +85,10 @@ class Sftp(Server):
                     f"{node.name}: the server's host key is not known; give host_key in the connection, or a file "
                     "known_hosts that has it"
                 ) from error
-            raise PacsUnreachable(f"{node.name}: no SSH connection ({type(error).__name__})") from error
+            raise PacsUnreachable(
+                f"{node.name}: no SSH connection ({type(error).__name__}); check that an SFTP server listens at "
+                f"{node.host} port {node.port}"
+            ) from error
         except paramiko.SFTPError as error:
             raise DestinationRefused(
                 f"{node.name}: the server speaks no SFTP at this login; a shell that greets with a text would do that"

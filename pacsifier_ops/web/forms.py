@@ -13,7 +13,7 @@ from typing import Any
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import node_names
-from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError
+from pacsifier_ops.base.errors import ConfigError, InputError, PacsifierError, not_known
 from pacsifier_ops.base.options import IN_FORM, Option, Section, data_path, params_of, request_of, standing
 from pacsifier_ops.base.window import Window
 from pacsifier_ops.base.words import clock, plural
@@ -21,7 +21,7 @@ from pacsifier_ops.extract.requests import given_table, reading_options, table_p
 from pacsifier_ops.extract.run import Request
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.folder import kept_requests
-from pacsifier_ops.study.project import FORM, TABLE, Study, contradictions, read_project
+from pacsifier_ops.study.project import FORM, TABLE, Study, beside, contradictions, read_project
 from pacsifier_ops.web.access import EXTRACT, STUDY
 
 
@@ -120,6 +120,8 @@ def _check_study(conf: Mapping[str, Any]) -> Iterator[Remark]:
     set_ = {key: conf[key] for key in FORM if conf[key] is not None}
     given = {key: FORM[key].fitting(one) if isinstance(one, list | tuple) else one for key, one in set_.items()}
     if conf["project_file"]:
+        for key in beside(conf, params(JOBS[STUDY], {})):
+            yield Remark(key, "must not be given beside a project file; change it there, or leave project_file empty")
         path = data_path(conf["project_file"], "project_file")
         if not settings.data_root().is_dir():  # the page need not see data
             return
@@ -176,8 +178,9 @@ def params(job: Job, conf: Mapping[str, Any]) -> dict[str, Any]:
         InputError: the conf has keys that are no options of the job, or its query table is not text.
     """
     known = standing(job.request, IN_FORM)
-    if unknown := conf.keys() - known.keys():
-        raise InputError(f"{len(unknown)} of the options are not known; there are {', '.join(known)}")
+    if unknown := sorted(conf.keys() - known.keys()):
+        named = "; ".join(not_known(key, known) for key in unknown[:10])
+        raise InputError(f"{named}; there are {', '.join(known)}")
     if not isinstance(conf.get("queryfile", ""), str):
         raise InputError("queryfile is not text")
     given = params_of(job.request, {"queryfile": "", **conf})

@@ -67,7 +67,15 @@ def test_all_keys_that_are_off_are_named_at_once(tmp_path: Path) -> None:
         read_config(write(tmp_path, port="absent", AET=None, Port=1, colour="blue"))
     text = str(raised.value)
     assert "port is missing" in text and "AET is missing" in text and "colour is not known" in text
+    assert "(did you mean" not in text.split("colour is not known")[1].split(";")[0]
     assert "Port is not known (did you mean port?)" in text and raised.value.exit_code == 2
+
+
+def test_fields_of_connections_are_told_from_unknown_keys(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"method is for connections in Airflow.* flag.*receiver_port is called move_port"
+    ):
+        read_config(write(tmp_path, method="get", receiver_port=11113))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +76,44 @@ def test_to_a_folder_by_the_json_of_its_connection(images: list[Path], tmp_path:
         ({"conn_type": "fs", "extra": {"path": "share"}}, "path is not the absolute path of a folder"),
         ({"conn_type": "sftp", "host": "x", "port": "22"}, "there.json: port is not a whole number"),
         ({"conn_type": "sftp", "hots": "x"}, "there.json: hots is not known (did you mean host?)"),
-        ({"conn_type": "sftp", "host": "x", "extra": {"passwort": "y"}}, "unknown field in extra: passwort"),
+        (
+            {"conn_type": "sftp", "host": "x", "extra": {"passwort": "y"}},
+            "unknown field in extra: passwort; there are ",
+        ),
+        ({"conn_type": "fs", "extra": {"root": "/mnt"}}, "unknown field in extra: root; there are "),
+        ({"conn_type": "fs", "extra": {"pth": "/mnt"}}, "unknown field in extra: pth (did you mean path?)"),
         ({"conn_type": "sftp", "host": 5}, "there.json: host is not text"),
     ],
 )
 def test_wrong_configurations_are_told(images: list[Path], tmp_path: Path, config: Any, said: str) -> None:
     code, words = upload(tmp_path, config)
     assert code == 2 and said in words
+
+
+def test_a_destination_is_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "share.json"
+    config.write_text(json.dumps({"conn_type": "fs", "extra": {"path": str(tmp_path)}}))
+    assert main(["-c", str(config), "-q", "x.csv", "-d", str(tmp_path), "--save"]) == 2
+    said = capsys.readouterr().err
+    assert "share.json: is the JSON of a connection" in said and "is missing" not in said
+
+
+def test_a_server_that_speaks_no_ssh(images: list[Path], tmp_path: Path) -> None:
+    """One sentence is told, and no traceback of a library."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        config = {"conn_type": "sftp", "host": "127.0.0.1", "port": port, "login": "us", "password": PASSWORD}
+        config["extra"] = {"no_host_key_check": True, "retry_wait": 0.01}
+        code, words = upload(tmp_path, config)
+    assert code == 1 and "Traceback" not in words
+    assert f"check that an SFTP server listens at 127.0.0.1 port {port}" in words
 
 
 def test_flags_of_archives_are_not_ignored(images: list[Path], tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_study_of_what_one_archive_tells_and_another_gives(
 
 @pytest.mark.slow
 def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
-    airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_root: Path
+    airflow: Airflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_root: Path, capfd: Any
 ) -> None:
     files = airflow_home.build(tmp_path / "pacs")
     airflow.table("PatientID\n*-*\n")
@@ -134,6 +134,10 @@ def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
         pacs.add(files)
         airflow.connect(pacs)
         airflow.connect(node, "research")
+        nowhere = study(airflow, release_to="nowhere")
+        assert nowhere.tasks["set_up"] == {-1: "failed"}
+        told = capfd.readouterr().out
+        assert "release_to: there is no connection nowhere; make one of type dicom, dicomweb, " in told
         refused = study(airflow, release_to="research")
         assert refused.tasks["set_up"] == {-1: "failed"} and not pacs.peak_associations
         broken = study(airflow, release_to="share")  # the share is not mounted

@@ -51,7 +51,7 @@ def test_every_option_of_the_forms_is_on_the_page_with_its_default() -> None:
             assert (shown[name] == "null") == (one.optional and not one.default)
 
 
-def test_what_would_end_a_run_is_told_by_option_and_without_values() -> None:
+def test_what_would_end_a_run_is_told_by_option_and_without_values(tmp_path: Path) -> None:
     table = take_in(b"PatientID\nSECRET\n")
     assert found(EXTRACT, queryfile=table, out_directory="out/fresh") == {}
     wrong = found(EXTRACT, queryfile=table, out_directory="../SECRET", max_series="SECRET", approval="SECRET")
@@ -65,7 +65,12 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values() -> None:
     assert found(STUDY, queryfile=table, project="knee") == {}
     wrong = found(STUDY, queryfile=table, project="", volume_size=3, upload="node", without=["anonymize"])
     assert {"project", "volume_size", "upload", "without"} == wrong.keys()
-    with pytest.raises(InputError, match="not known"):
+    assert "check the path" in found(STUDY, queryfile=table, project_file="knee.yaml")["project_file"]
+    (tmp_path / "data" / "knee.yaml").write_text("project: knee\n")
+    assert found(STUDY, queryfile=table, project_file="knee.yaml") == {}
+    wrong = found(STUDY, queryfile=table, project_file="knee.yaml", verify="all", without=["dumps"])
+    assert wrong.keys() == {"verify", "without"} and wrong["verify"].startswith("must not be given beside a project")
+    with pytest.raises(InputError, match="mistyped is not known; there are"):
         found(EXTRACT, queryfile=table, mistyped=1)
     with pytest.raises(InputError, match="not text"):
         found(EXTRACT, queryfile=["SECRET"])
