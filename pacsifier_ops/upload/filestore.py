@@ -122,6 +122,7 @@ class FileStore(Destination):
 
     #: Size of the blocks whose digests `write` needs, see `Reading`.
     block = 0
+    keeps_files = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -214,6 +215,17 @@ class FileStore(Destination):
             if self._listing(name).get(name.rpartition("/")[2]) == file.size:
                 found.add(file.sop_instance_uid)
         return found
+
+    def occupied(self, files: Iterable[DicomFile]) -> bool:
+        """See `Destination`. One with the same content is no other file."""
+        self.open()
+        self._listings.clear()
+        for file in files:
+            name = self.name_of(file)
+            size = self._listing(name).get(name.rpartition("/")[2])
+            if size is not None and (size != file.size or self._digest(name) != file.sha256):
+                return True
+        return False
 
     def listed(self, file: DicomFile) -> Mapping[str, object]:
         """Return the line of the manifest for a file."""
