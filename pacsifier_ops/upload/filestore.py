@@ -152,8 +152,12 @@ class FileStore(Destination):
         """Remove a file there; none is no error."""
 
     def check(self) -> None:
-        """Write a small file and remove it again. It is one of this package, and tells nothing."""
-        name = f"{UNFINISHED}{secrets.token_hex(8)}"
+        """Write a small file and remove it again. It is one of this package, and tells nothing.
+
+        For an uploaded folder its name is the same every time: what a kill has left is removed by the next attempt.
+        """
+        uploaded = self._root != Path()
+        name = f"{UNFINISHED}{digest_of(str(self._root))[:16] if uploaded else secrets.token_hex(8)}"
         try:
             self._try(name)
         except PacsError as error:

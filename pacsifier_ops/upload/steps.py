@@ -31,7 +31,7 @@ from pacsifier_ops.state.deliveries import Deliveries
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
 from pacsifier_ops.upload.filestore import OCCUPIED
-from pacsifier_ops.upload.nodes import StoreNode, refuse_no_store
+from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
 
 if TYPE_CHECKING:
@@ -77,13 +77,14 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     refuse_unfinished([root])
     if request.release:
         refuse_no_store(node)
+        _refuse_own(node, root)
     approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    with destination_at(node, shared(), cancelled) as destination:
+    with destination_at(node, shared(), cancelled, root=root) as destination:
         destination.check()
     try:
         found = scan(root, cancelled, approved=approved)
@@ -131,6 +132,18 @@ def _beside(approved: Approved) -> list[Outgoing]:
             at = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             files.append(DicomFile(approved.root / name, 0, *at, "", name, "", "", series, sha256=sha256))
     return [Outgoing.of(0, approved.root, files)] if files else []
+
+
+def _refuse_own(node: Node, root: Path) -> None:
+    """Check that a folder as store is none of the study that the data set is in: a file would confirm itself.
+
+    Raises:
+        DestinationRefused: it is.
+    """
+    if isinstance(node, FolderNode):
+        place = Path(node.path).resolve()
+        if root.parent in (place, *place.parents):
+            raise DestinationRefused(f"{node.name}: path is in the folder of the study itself; give one elsewhere")
 
 
 def _refuse_among_others(run: Run, node: Node, root: Path, beside: Sequence[Outgoing], cancelled: Question) -> None:

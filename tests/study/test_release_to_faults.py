@@ -22,7 +22,8 @@ from pacsifier_ops.study.project import REMOVE
 from pacsifier_ops.study.release import begin_sending, listing_of, newly_released, release, released_of
 from pacsifier_ops.study.run import RELEASE_TO
 from pacsifier_ops.upload import steps as upload
-from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, FileStore
+from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, UNFINISHED, FileStore
+from pacsifier_ops.upload.folder import Folder
 from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, series, serving
@@ -235,3 +236,28 @@ def test_what_left_is_in_the_audit_file_also_where_the_manifest_cannot_be_put(
         night.release_to(store.node)
     (line,) = exported(state_root)
     assert (line["objects"], line["verdict"]) == (5, INCOMPLETE)
+
+
+@pytest.mark.parametrize("name", ["de-identified", "released", ""])
+def test_a_folder_of_the_study_itself_is_no_store(name: str, night: StudyRun) -> None:
+    """Each file would be there already, and confirm itself; and the manifest would come to lie in the data set."""
+    place = night.folder(name)
+    place.mkdir(exist_ok=True)
+    with pytest.raises(DestinationRefused, match="folder of the study itself"):
+        night.release_to(FolderNode("share", path=str(place), retry_wait=0.01))
+    assert not list(night.folder("").rglob(MANIFEST)) and released_of(night.run) is None
+
+
+def test_what_a_kill_leaves_of_the_first_step_goes_with_the_next(
+    store: Elsewhere, night: StudyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: FileStore, name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Folder, "remove", killed)
+        night.release_to(store.node)
+    assert [name for name in store.contents() if name.startswith(UNFINISHED)]
+    again = StudyRun(night.node, night.data, ROWS, GIVEN)
+    again.release_to(store.node)
+    assert not [name for name in store.contents() if name.startswith(UNFINISHED)]
