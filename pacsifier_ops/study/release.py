@@ -283,6 +283,8 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         if stock.files:
             _make_ready(target)
         before = approved_of(target) if study.release_to and stock.files else None
+        if not study.release_to and lies_in(target) != target.resolve():
+            (target / MANIFEST).unlink(missing_ok=True)  # it tells of the store, and not of what comes here from now on
         with Facts(target, DIGESTS, digest) as digest_of, _noting_new(run) as note_new:
             for file in listed(run) if stock.files else ():
                 if cancelled():

@@ -64,9 +64,11 @@ class Destination(ABC):
 
     Attributes:
         method: name of the way, for accounts.
+        keeps_files: it keeps files byte by byte, so a file whose data set alone is what was sent has to be sent again.
     """
 
     method = ""
+    keeps_files = False
 
     def __init__(
         self,
@@ -166,6 +168,10 @@ class Destination(ABC):
     def there(self, files: Iterable[DicomFile]) -> set[str] | None:
         """Return the SOP Instance UIDs of those that the destination holds; None where it is not asked."""
         return None
+
+    def occupied(self, files: Iterable[DicomFile]) -> bool:
+        """Return whether one of these, which were never put, would lie where another file lies."""
+        return False
 
     def listed(self, file: DicomFile) -> Mapping[str, object] | None:
         """Return the line of the manifest for a file; None where there is no manifest."""

@@ -122,6 +122,7 @@ class FileStore(Destination):
 
     #: Size of the blocks whose digests `write` needs, see `Reading`.
     block = 0
+    keeps_files = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -151,8 +152,12 @@ class FileStore(Destination):
         """Remove a file there; none is no error."""
 
     def check(self) -> None:
-        """Write a small file and remove it again. It is one of this package, and tells nothing."""
-        name = f"{UNFINISHED}{secrets.token_hex(8)}"
+        """Write a small file and remove it again. It is one of this package, and tells nothing.
+
+        For an uploaded folder its name is the same every time: what a kill has left is removed by the next attempt.
+        """
+        uploaded = self._root != Path()
+        name = f"{UNFINISHED}{digest_of(str(self._root))[:16] if uploaded else secrets.token_hex(8)}"
         try:
             self._try(name)
         except PacsError as error:
@@ -214,6 +219,17 @@ class FileStore(Destination):
             if self._listing(name).get(name.rpartition("/")[2]) == file.size:
                 found.add(file.sop_instance_uid)
         return found
+
+    def occupied(self, files: Iterable[DicomFile]) -> bool:
+        """See `Destination`. One with the same content is no other file."""
+        self.open()
+        self._listings.clear()
+        for file in files:
+            name = self.name_of(file)
+            size = self._listing(name).get(name.rpartition("/")[2])
+            if size is not None and (size != file.size or self._digest(name) != file.sha256):
+                return True
+        return False
 
     def listed(self, file: DicomFile) -> Mapping[str, object]:
         """Return the line of the manifest for a file."""

@@ -210,8 +210,11 @@ class ObjectStoreNode(StoreNode):
             )
         if ".." in parts.path.split("/") or not self.root.isprintable():
             raise ConfigError(f"{where}: root is not the URL of a folder; give one without ..")
-        if self.endpoint_url and urlsplit(self.endpoint_url).scheme not in ("http", "https"):
+        address = urlsplit(self.endpoint_url)
+        if self.endpoint_url and (address.scheme not in ("http", "https") or not address.hostname):
             raise ConfigError(f"{where}: endpoint_url is not an address; give one such as https://minio.example:9000")
+        if address.username or address.password:
+            raise ConfigError(f"{where}: endpoint_url has a login in it, which would be shown; give login and password")
 
     @property
     def scheme(self) -> str:

@@ -6,30 +6,45 @@ functions. Each may be killed and called again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import DestinationRefused, InputError, TreeError
 from pacsifier_ops.base.files import private_folder, read_jsonl, storage_errors, write_jsonl
+from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.runs import job
-from pacsifier_ops.runs.accounts import COMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
+from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_released_below
+from pacsifier_ops.state.deliveries import Deliveries
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
-from pacsifier_ops.upload.nodes import refuse_no_store
+from pacsifier_ops.upload.filestore import OCCUPIED
+from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
+
+if TYPE_CHECKING:
+    from pacsifier_ops.upload.send import Sender
 
 #: Files and folders in the run's folder that the first step removes before it begins.
 KEPT = (*job.KEPT, IN_STORE)
+
+#: A release that has lasted so long asks the store once more for all, before the manifest says that it is there.
+LONG = dt.timedelta(hours=1)
+
+#: Key in scan.json: digest of the `key` of the destination that the first step has looked at.
+PLACE = "place"
 
 
 def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, cancelled: Question = never) -> list[int]:
@@ -62,13 +77,14 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     refuse_unfinished([root])
     if request.release:
         refuse_no_store(node)
+        _refuse_own(node, root)
     approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    with destination_at(node, shared(), cancelled) as destination:
+    with destination_at(node, shared(), cancelled, root=root) as destination:
         destination.check()
     try:
         found = scan(root, cancelled, approved=approved)
@@ -82,10 +98,12 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         raise InputError("upload_directory has no DICOM file that can be sent")
     order = list(found.series.values())
     bad = [asdict(file) for file in found.bad_files]
-    counts = {"series": len(order), "instances": sum(map(len, order))}
+    counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: digest_of(node.key)}
     lines = [(Outgoing.of(i + 1, root, order[i]) for i in unit) for unit in slices(len(order), most)]
-    beside = list(map(asdict, _beside(approved))) if request.release and approved else []
-    return cut(run, lines, {"passed_over": found.passed_over, "bad_files": bad, "beside": beside, **counts})
+    beside = _beside(approved) if request.release and approved else []
+    _refuse_among_others(run, node, root, beside, cancelled)
+    kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
+    return cut(run, lines, {**kept, **counts})
 
 
 def _of_release(root: Path, path: Path) -> Approved:
@@ -114,6 +132,35 @@ def _beside(approved: Approved) -> list[Outgoing]:
             at = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             files.append(DicomFile(approved.root / name, 0, *at, "", name, "", "", series, sha256=sha256))
     return [Outgoing.of(0, approved.root, files)] if files else []
+
+
+def _refuse_own(node: Node, root: Path) -> None:
+    """Check that a folder as store is none of the study that the data set is in: a file would confirm itself.
+
+    Raises:
+        DestinationRefused: it is.
+    """
+    if isinstance(node, FolderNode):
+        place = Path(node.path).resolve()
+        if root.parent in (place, *place.parents):
+            raise DestinationRefused(f"{node.name}: path is in the folder of the study itself; give one elsewhere")
+
+
+def _refuse_among_others(run: Run, node: Node, root: Path, beside: Sequence[Outgoing], cancelled: Question) -> None:
+    """Check that no other data set lies at the destination, before an image comes to lie among its images.
+
+    Raises:
+        DestinationRefused: its tables are there.
+        PacsError: the destination does not answer.
+    """
+    from pacsifier_ops.upload.send import Sender
+
+    with Sender(node, shared(), root, cancelled=cancelled, note=run.note, ends=True) as sender:
+        for outgoing in beside:
+            known = Deliveries(node.key, outgoing.series).confirmed
+            files = [file for file in outgoing.objects(root) if file.sop_instance_uid not in known]
+            if sender.again(partial(sender.destination.occupied, files)):
+                raise DestinationRefused(f"{node.name}: {OCCUPIED}")
 
 
 def send(
@@ -158,6 +205,7 @@ class Sending(SeriesWorker[Outgoing]):
         from pacsifier_ops.upload.send import Sender
 
         run, request = self._run, UploadRequest.of(self._run)
+        _refuse_another(prepared(run), self._node)
         folder, resend = request.folder, request.resend
         self.urgency = request.urgency
         sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note, self.place)
@@ -201,10 +249,14 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
         ended=ended_by(run),
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
-    if node is not None and account.verdict == COMPLETE:
-        _finish(run, request, node(), [Outgoing(**item) for item in found.get("beside", ())], cancelled)
-    sent = account.totals()["received"]
-    audit.record(audit.EXPORTED, run=run.name, to=request.pacs, objects=sent, verdict=account.verdict)
+    verdict = INCOMPLETE  # until the store has the rest as well
+    try:
+        if node is not None and account.verdict == COMPLETE:
+            _finish(run, request, node(), [Outgoing(**item) for item in found.get("beside", ())], cancelled)
+        verdict = account.verdict
+    finally:
+        sent = account.totals()["received"]
+        audit.record(audit.EXPORTED, run=run.name, to=request.pacs, objects=sent, verdict=verdict)
     return account
 
 
@@ -215,7 +267,10 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
     """
     from pacsifier_ops.upload.send import Sender
 
+    _refuse_another(prepared(run), node)
     with Sender(node, shared(), request.folder, request.resend, cancelled, note=run.note, ends=True) as sender:
+        if request.release and _has_lasted(request.started):
+            _refuse_lost(run, sender)
         for outgoing in beside:
             account = outgoing.account()
             sender.send(outgoing, account)
@@ -232,6 +287,41 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
         sender.again(lambda: sender.destination.finish(manifest))
         with storage_errors("the state root"):
             manifest.replace(in_store(run))
+
+
+def _has_lasted(started: str) -> bool:
+    return dt.datetime.now().astimezone() - dt.datetime.fromisoformat(started) >= LONG
+
+
+def _refuse_lost(run: Run, sender: Sender) -> None:
+    """Ask the store once more for the images: it may have lost what it confirmed long ago, when the run began.
+
+    Raises:
+        DestinationRefused: some are gone.
+    """
+    lost = 0
+    for series, _ in Sending.outcomes(run):
+        files = series.objects(sender.root)
+        there = sender.again(partial(sender.destination.there, files))
+        lost += 0 if there is None else len(files) - len(there)
+    if lost:
+        raise DestinationRefused(
+            f"{sender.node.name}: {lost} of the images that it has confirmed in this run are not there any more, so "
+            "there is no manifest; look at who removes them, and clear the step prepare, or start the study again"
+        )
+
+
+def _refuse_another(found: Mapping[str, Any], node: Node) -> None:
+    """Check that the connection of a store still names the place that the run began with: its manifest tells of one.
+
+    Raises:
+        InputError: it names another.
+    """
+    if isinstance(node, StoreNode) and found.get(PLACE, here := digest_of(node.key)) != here:
+        raise InputError(
+            f"connection {node.name} names another place than when the run began; clear the step prepare, which "
+            "begins anew, or set the connection back"
+        )
 
 
 def in_store(run: Run) -> Path:

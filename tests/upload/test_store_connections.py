@@ -59,6 +59,8 @@ def test_the_type_of_a_connection_says_what_it_is() -> None:
         ("object_store", {}, "root is not the URL of a bucket"),
         ("object_store", {"extra_dejson": {"root": "s3://b/../x"}}, "root is not the URL of a folder"),
         ("object_store", {"extra_dejson": {"root": "s3://b", "endpoint_url": "minio:9000"}}, "endpoint_url is not"),
+        ("object_store", {"extra_dejson": {"root": "s3://b", "endpoint_url": "https://:9000"}}, "endpoint_url is not"),
+        ("object_store", {"extra_dejson": {"root": "s3://b", "endpoint_url": "https://u:p@h"}}, "has a login in it"),
         ("aws", {"extra_dejson": {"root": "s3://b", "role_arn": "arn"}}, "unknown field in extra: role_arn"),
         ("xnat", {"host": "https://h", "extra_dejson": {"project": "a/b"}}, "project is not the ID"),
         ("http", {"host": "h"}, "nothing can be sent to a connection of type http"),
