@@ -12,6 +12,7 @@ from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.extract.retrieve import Transfer
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.state import listings
 from pacsifier_ops.state.facts import facts_folder, forget_facts
@@ -162,3 +163,21 @@ def test_another_archive_is_asked(night: Night, archive: Archive) -> None:
     images, archive._pacs.port = archive.images, 0
     archive.hold(images)
     assert night()[1] == 2
+
+
+@pytest.mark.parametrize("seen", ["by number", "by a run that lists all"])
+def test_a_list_that_could_not_be_fetched_is_not_forgotten(
+    night: Night, archive: Archive, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    night()
+    before = archive.images
+    (new,) = series("ZQX-1", n_images=4)[3:]
+    exchanged = [new, *before[1:]]  # as many as before
+    archive.hold([new, *before] if seen == "by number" else exchanged)
+    with monkeypatch.context() as silent:
+        silent.setattr(Transfer, "_fetch", lambda *_: None)  # the new one does not come
+        account, _ = night("changed" if seen == "by number" else "all")
+    assert (account.verdict, account.totals()["missing"]) == ("incomplete", 1)
+    archive.hold(exchanged)
+    account, asked = night()
+    assert asked == 1 and account.totals()["received"] == 1 and account.totals()["unverifiable"] == 1
