@@ -12,7 +12,7 @@ from pacsifier_ops.base.config import ArchiveNode, PacsNode, with_overrides
 from pacsifier_ops.base.errors import ConfigError, NotApproved
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.extract.quarantine import Quarantine
-from pacsifier_ops.extract.run import ALL, Planned, Request
+from pacsifier_ops.extract.run import Planned, Request
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import SAVE, SERIES_LISTED, SeriesAccount
 from pacsifier_ops.runs.folder import Run, never
@@ -154,7 +154,7 @@ class Retrieval(Fetching):
             self._cancelled,
             self._progress,
             self._request.refetch,
-            self._request.verify == ALL,
+            self._request.lists_all(),
             self.place,
         )
         self.at_node = self._retriever = stack.enter_context(retriever)

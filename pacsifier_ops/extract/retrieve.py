@@ -343,8 +343,7 @@ class Transfer:
         self._unknown_count = 0
         self._recall = Recall(retriever, retriever.finder, planned)
         self._was_sending = self._sending = sending
-        # Of the archive that is asked, or else of the one that gives the images.
-        archives = " ".join(dict.fromkeys((retriever.asked.key, retriever.node.key)))
+        archives = retriever.asked.key, retriever.node.key
         self._listing = KeptListing(retriever.tree.root, archives, planned.series)
         self._asked = 0.0  # time of the last query for the instances, in seconds since the epoch
 
@@ -356,6 +355,7 @@ class Transfer:
         """
         if not self._retriever.relist and self._listing.holds(self.planned.instances, self.present):
             return
+        self._listing.forget()
         self._retriever.again(self._expect)
         if self._missing():
             self._retriever.wait_for_turn()

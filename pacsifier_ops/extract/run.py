@@ -19,6 +19,7 @@ The items of a unit are series, see `Planned`; the step plan writes them. Their 
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,9 @@ SEARCH = {
 
 #: The other value of `verify`, beside ALL: which series the archive lists.
 CHANGED = "changed"
+
+#: How long a run relies on the numbers of instances that it was given at its begin.
+NUMBERS_HOLD = dt.timedelta(days=1)
 
 #: Reasons why patients are left out.
 SEVERAL_NEW_IDS = "rows give one of its patients different new_ids; that patient was left out"
@@ -259,6 +263,15 @@ class Request(Reading, KeptRequest):
     started: str = ""
     givers: dict[str, str] = field(default_factory=dict)
     only: str = ""
+
+    def lists_all(self) -> bool:
+        """Return whether the archive lists each series again: it is asked to, or its numbers are old by now.
+
+        A run that waited for days, or is done again, has numbers of instances from its begin.
+        """
+        began = dt.datetime.fromisoformat(self.started)
+        age = dt.datetime.now(began.tzinfo) - began
+        return self.verify == ALL or not dt.timedelta() <= age < NUMBERS_HOLD
 
     def source_of(self, name: str) -> str | None:
         """Return the name of the archive that gives the images of another; None before the run has begun."""

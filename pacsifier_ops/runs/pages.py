@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import cache_from_source
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from pacsifier_ops import __version__
@@ -141,13 +140,17 @@ def environment() -> Environment:
             return hashlib.sha256(f"{jinja2.__version__} {__version__} {own}\n{source}".encode()).hexdigest()
 
         def load_bytecode(self, bucket: Bucket) -> None:
-            with suppress(OSError, EOFError, UnpicklingError):
-                bucket.bytecode_from_string((kept / f"{bucket.key}.jinja").read_bytes())
+            with suppress(OSError):
+                found = (kept / f"{bucket.key}.jinja").read_bytes()
+                digest, code = found[:32], found[32:]
+                if hashlib.sha256(code).digest() == digest:  # damaged code may do anything
+                    bucket.bytecode_from_string(code)
 
         def dump_bytecode(self, bucket: Bucket) -> None:
             if not sys.dont_write_bytecode:
+                code = bucket.bytecode_to_string()
                 with suppress(OSError):
-                    write_atomic(kept / f"{bucket.key}.jinja", bucket.bytecode_to_string(), 0o644)
+                    write_atomic(kept / f"{bucket.key}.jinja", hashlib.sha256(code).digest() + code, 0o644)
 
     kept = Path(cache_from_source(__file__)).parent
     # What this module and `words` do with a template is part of its code.

@@ -21,6 +21,7 @@ import json
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -105,8 +106,10 @@ class Facts(Generic[T]):
             if version == self._version and 0 <= time.time() - since < settings.verify_days() * 86400:
                 self._since = since
                 for line in stream:
-                    folder, _, facts = line.rstrip(b"\n").partition(b"\t")
-                    self._before[json.loads(folder)] = facts
+                    digest, _, rest = line.rstrip(b"\n").partition(b"\t")
+                    if digest == _digest(rest):
+                        folder, _, facts = rest.partition(b"\t")
+                        self._before[json.loads(folder)] = facts
         return self
 
     def __exit__(
@@ -136,7 +139,8 @@ class Facts(Generic[T]):
         ):
             stream.write(_json([self._version, self._since]) + b"\n")
             for name, line in lines.items():
-                stream.write(_json(name) + b"\t" + line + b"\n")
+                rest = _json(name) + b"\t" + line
+                stream.write(_digest(rest) + b"\t" + rest + b"\n")
 
     def __call__(self, path: Path | str, status: os.stat_result | None = None) -> T:
         """Return what a file holds, read again only where it may have changed.
@@ -193,6 +197,11 @@ class _Folder:
 
 def _json(value: Any) -> bytes:
     return ascii_json(value).encode()
+
+
+def _digest(line: bytes) -> bytes:
+    """Return what tells a damaged line from a whole one."""
+    return b"%08x" % zlib.crc32(line)
 
 
 def identity_of(status: os.stat_result) -> list[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,13 +28,13 @@ class KeptListing:
 
     Args:
         root: the tree.
-        archive: `key` of the archive.
+        archives: `key` of the archive that is asked, and of the one that gives the images.
         series: the series.
     """
 
-    def __init__(self, root: Path, archive: str, series: SeriesId) -> None:
+    def __init__(self, root: Path, archives: Sequence[str], series: SeriesId) -> None:
         self._path = facts_folder(root) / "listed" / f"{series.digest}.json"
-        self._whose = [__version__, archive, str(series)]
+        self._whose = [__version__, *archives, str(series)]
 
     def holds(self, number: int | None, here: Collection[str]) -> bool:
         """Return whether the archive would list exactly these instances.
@@ -53,6 +53,15 @@ class KeptListing:
             age = time.time() - kept["since"]
             return 0 <= age < settings.verify_days() * 86400 and kept["listing"] == self._listing(here)
         return False
+
+    def forget(self) -> None:
+        """Forget what the archive has listed, before it is asked again: a later list counts, also one that is not kept.
+
+        Raises:
+            StorageError: the state root cannot be written.
+        """
+        with storage_errors("the state root"):
+            self._path.unlink(missing_ok=True)
 
     def keep(self, listed: Collection[str], since: float) -> None:
         """Keep what the archive has listed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from pydicom.dataset import Dataset
 
 from pacsifier_ops.archive.find import Expectation, Finder
 from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.files import read_json, write_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.extract import steps
+from pacsifier_ops.extract.retrieve import Transfer
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.state import listings
 from pacsifier_ops.state.facts import facts_folder, forget_facts
-from tests.support.embedded import extract, node_of, series
+from tests.support.embedded import extract, node_of, planned_run, series
 
 pytestmark = pytest.mark.archive
 
@@ -162,3 +166,37 @@ def test_another_archive_is_asked(night: Night, archive: Archive) -> None:
     images, archive._pacs.port = archive.images, 0
     archive.hold(images)
     assert night()[1] == 2
+
+
+@pytest.mark.parametrize("seen", ["by number", "by a run that lists all"])
+def test_a_list_that_could_not_be_fetched_is_not_forgotten(
+    night: Night, archive: Archive, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    night()
+    before = archive.images
+    (new,) = series("ZQX-1", n_images=4)[3:]
+    exchanged = [new, *before[1:]]  # as many as before
+    archive.hold([new, *before] if seen == "by number" else exchanged)
+    with monkeypatch.context() as silent:
+        silent.setattr(Transfer, "_fetch", lambda *_: None)  # the new one does not come
+        account, _ = night("changed" if seen == "by number" else "all")
+    assert (account.verdict, account.totals()["missing"]) == ("incomplete", 1)
+    archive.hold(exchanged)
+    account, asked = night()
+    assert asked == 1 and account.totals()["received"] == 1 and account.totals()["unverifiable"] == 1
+
+
+@pytest.mark.parametrize("days", [2, -2])
+def test_numbers_of_a_run_that_waited_for_days_are_not_believed(
+    night: Night, archive: Archive, out: Path, days: int
+) -> None:
+    night()
+    run, units = planned_run(archive.node, [{"PatientID": "ZQX-1"}], out, verify="changed")
+    request = read_json(run.folder / "request.json")
+    began = dt.datetime.fromisoformat(request["started"]) - dt.timedelta(days=days)
+    write_json(run.folder / "request.json", {**request, "started": began.isoformat()})
+    archive.hold(series("ZQX-1", n_images=4) + archive.images[3:])  # one more, meanwhile
+    for unit in units:
+        steps.retrieve(run, archive.node, unit)
+    account = steps.report(run)
+    assert (account.verdict, account.totals()["received"]) == ("complete", 1)

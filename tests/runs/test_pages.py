@@ -71,7 +71,9 @@ def test_compiled_templates_are_kept_and_never_needed(tmp_path: Path, monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr("jinja2.Environment.compile", lambda *_: pytest.fail("it is compiled already"))
             assert shown() == page
-        for damage in (b"", b"no code", kept[0].read_bytes()[:40]):
+        whole = kept[0].read_bytes()
+        flipped = [whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :] for at in (60, 300)]
+        for damage in (b"", b"no code", whole[:40], whole[:-1], *flipped):
             for path in kept:
                 path.write_bytes(damage)
             assert shown() == page

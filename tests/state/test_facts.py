@@ -131,6 +131,15 @@ def test_damaged_facts_are_none(root: Path, content: str) -> None:
     assert read(root) == ({"a": "one", "b": "two"}, ["a", "b"])
 
 
+def test_a_damaged_bit_is_no_fact(root: Path) -> None:
+    read(root)
+    kept = facts._file(root, "content")
+    whole = kept.read_bytes()
+    for at in range(whole.index(b"\n") + 1, len(whole)):
+        kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert read(root)[0] == {"a": "one", "b": "two"}
+
+
 def test_facts_of_another_version_are_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read(root)
     assert read(root, version="2")[1] == ["a", "b"]
