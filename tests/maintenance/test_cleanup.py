@@ -97,10 +97,11 @@ def test_old_runs_and_their_requests_are_removed_and_data_stays(
     assert everything(tmp_path) == before
     assert str(old.folder) in said and old_request in said and lost in said
     assert young.name not in said and young_request not in said
-    assert "\n3 older than 90 days, " in said and "would be removed; give --remove" in said
+    assert "\n4 older than 90 days, " in said and "would be removed; give --remove" in said
     assert main(["--remove"]) == 0
     gone = before - everything(tmp_path)
-    places = (old.folder, *(state_root / "requests" / name for name in (old_request, lost)))
+    (listed,) = (path for path in before if "listed" in path.parts and path.suffix)  # what the archive listed
+    places = (old.folder, listed, *(state_root / "requests" / name for name in (old_request, lost)))
     assert gone == {path for path in before if any(path == place or place in path.parents for place in places)}
     assert main(["--days", "5", "--remove"]) == 0
     assert not everything(state_root / "runs", state_root / "requests")
@@ -139,10 +140,10 @@ def test_a_run_of_a_users_dag_stays_while_one_of_its_jobs_may_go_on(pacs: Embedd
     stage.parent.mkdir()
     job.folder.rename(stage)
     aged(10, settings.state_root())
-    assert kinds(7) == {}
+    assert kinds(7) == {"facts": 1}
     put(stage / "accounts.json", "{}")
     aged(10, settings.state_root())
-    assert kinds(7) == {"run": 1, "request": 1}
+    assert kinds(7) == {"run": 1, "request": 1, "facts": 1}
 
 
 def test_quarantine_is_removed_only_on_request(
