@@ -30,7 +30,6 @@ from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_
 from pacsifier_ops.state.deliveries import Deliveries
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
-from pacsifier_ops.upload.filestore import OCCUPIED
 from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
 
@@ -153,6 +152,7 @@ def _refuse_among_others(run: Run, node: Node, root: Path, beside: Sequence[Outg
         DestinationRefused: its tables are there.
         PacsError: the destination does not answer.
     """
+    from pacsifier_ops.upload.filestore import OCCUPIED
     from pacsifier_ops.upload.send import Sender
 
     with Sender(node, shared(), root, cancelled=cancelled, note=run.note, ends=True) as sender:
