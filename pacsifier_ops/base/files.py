@@ -329,7 +329,7 @@ def readable(path: Path | str) -> str:
     return text if text.isascii() else os.fsencode(text).decode("utf-8", "replace")
 
 
-def name_below(path: Path, root: Path) -> str:
+def name_below(path: Path | str, root: Path) -> str:
     """Return `path.relative_to(root)` as text. pathlib takes ten times as long, and a folder may hold a million files.
 
     Raises:

@@ -28,6 +28,7 @@ from pacsifier_ops.base.files import (
     data_file,
     data_folder,
     fsync_folder,
+    name_below,
     private_handle,
     read_json,
     read_jsonl,
@@ -232,13 +233,12 @@ def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> 
 def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Yield path, size and digest of every file in the order of paths; links are not followed."""
     with Facts(root, DIGESTS, digest) as digest_of:
-        start = len(f"{root / 'x'}") - 1
         for entry in _files(root):
             if cancelled():
                 raise Cancelled("stopped on request")
             status = entry.stat(follow_symlinks=False)
             yield {
-                "path": readable(entry.path[start:]),
+                "path": readable(name_below(entry.path, root)),
                 "size": status.st_size,
                 "sha256": digest_of(entry.path, status),
             }
@@ -464,8 +464,7 @@ def _stale(run: Run, target: Path) -> int:
         return len(known.former) if known else 0
     stock = {file["path"] for file in listed(run)}
     own = f"{HANDOVER}/"
-    start = len(f"{target / 'x'}") - 1
-    names = (readable(entry.path[start:]) for entry in _files(target))
+    names = (readable(name_below(entry.path, target)) for entry in _files(target))
     return sum(name not in stock and name != MANIFEST and not name.startswith(own) for name in names)
 
 

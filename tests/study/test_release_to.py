@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,11 @@ from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, UNFINISHED, FileS
 from pacsifier_ops.upload.nodes import refuse_no_store
 from tests.support.embedded import node_of, series, serving
 from tests.support.kills import killed
-from tests.support.stores import KINDS, Elsewhere, started
+from tests.support.release_to import DAY, FIRST, GIVEN, ROWS, SECOND, files_in, images
+from tests.support.stores import KINDS, Elsewhere, on_demand
 from tests.support.study import StudyRun
 
 pytestmark = pytest.mark.archive
-
-DAY = "20200301"
-FIRST = series("80082", "Wurzelbacher^Kunigunde", n_images=3, study_date=DAY)
-SECOND = series("12012", "Schnuerpel^Zebedaeus", n_images=2, series_number=2, study_date=DAY)
-ROWS = [{"PatientID": "80082"}, {"PatientID": "12012"}]
-GIVEN = {"release_to": "store", "source": "local"}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +44,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Elsewhere]]:
-    made: dict[str, Elsewhere] = {}
-    with ExitStack() as stack:
-
-        def of(kind: str) -> Elsewhere:
-            if kind not in made:
-                made[kind] = started(kind, tmp_path_factory.mktemp(kind), stack)
-            made[kind].clear()
-            return made[kind]
-
+    with on_demand(tmp_path_factory) as of:
         yield of
 
 
@@ -81,10 +67,6 @@ def night(pacs: EmbeddedPacs, data: Path) -> StudyRun:
     return study
 
 
-def files_in(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 def approved(night: StudyRun) -> dict[str, bytes]:
     made = files_in(night.folder("de-identified"))
     return {name: data for name, data in made.items() if not name.startswith(f"{CONTROL}/")}
@@ -99,10 +81,6 @@ def is_whole(there: dict[str, bytes], night: StudyRun) -> None:
     wanted = approved(night)
     assert {name: data for name, data in there.items() if name != MANIFEST} == wanted
     assert lines_of(there) == {name: hashlib.sha256(data).hexdigest() for name, data in wanted.items()}
-
-
-def images(names: Any) -> list[str]:
-    return [name for name in names if name.endswith(".dcm")]
 
 
 def sent(run: Run) -> dict[str, Any]:

@@ -27,16 +27,11 @@ from pacsifier_ops.upload.folder import Folder
 from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, series, serving
+from tests.support.release_to import DAY, FIRST, GIVEN, ROWS, SECOND, files_in, images
 from tests.support.stores import Elsewhere, on_disk
 from tests.support.study import StudyRun
 
 pytestmark = pytest.mark.archive
-
-DAY = "20200301"
-FIRST = series("80082", "Wurzelbacher^Kunigunde", n_images=3, study_date=DAY)
-SECOND = series("12012", "Schnuerpel^Zebedaeus", n_images=2, series_number=2, study_date=DAY)
-ROWS = [{"PatientID": "80082"}, {"PatientID": "12012"}]
-GIVEN = {"release_to": "store", "source": "local"}
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +67,6 @@ def store(tmp_path: Path) -> Elsewhere:
 def other(tmp_path: Path) -> Elsewhere:
     """Another place, of a connection of the same name."""
     return place(tmp_path / "other")
-
-
-def files_in(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def images(names: Any) -> list[str]:
-    return [name for name in names if name.endswith(".dcm")]
 
 
 def is_true(there: dict[str, bytes]) -> None:

@@ -16,9 +16,9 @@ from pacsifier_ops.study import removal, steps
 from pacsifier_ops.study.project import LIST
 from pacsifier_ops.study.run import UPLOAD
 from pacsifier_ops.upload.filestore import MANIFEST
-from pacsifier_ops.upload.nodes import ObjectStoreNode
 from tests.support.embedded import node_of, series, serving
 from tests.support.store_peers import S3, running
+from tests.support.stores import s3_node
 from tests.support.study import StudyRun
 
 pytestmark = pytest.mark.archive
@@ -42,8 +42,7 @@ def test_a_released_data_set_lies_in_the_store_as_it_was_approved(
     data = tmp_path / "data"
     monkeypatch.setenv("PACSIFIER_DATA_ROOT", str(data))
     with running(S3()) as store:
-        keys = {"login": store.key, "password": store.secret, "endpoint_url": store.url, "region_name": store.region}
-        node = ObjectStoreNode("trial", root=f"s3://{store.bucket}/knee", retry_wait=0.01, **keys)
+        node = s3_node(store, "trial", "knee")
         rows = [{"PatientID": "80082"}, {"PatientID": "12012"}]
         given = {"upload": "trial", "remove_identified": LIST}
         night = StudyRun(node_of(pacs), data, rows, given)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,15 +42,7 @@ def on_disk(node: StoreNode, root: Path) -> Elsewhere:
 
 
 def in_store(store: S3) -> Elsewhere:
-    node = ObjectStoreNode(
-        "store",
-        root=f"s3://{store.bucket}/trial/one",
-        login=store.key,
-        password=store.secret,
-        endpoint_url=store.url,
-        region_name=store.region,
-        retry_wait=0.01,
-    )
+    node = s3_node(store, "store", "trial/one")
     prefix = "trial/one/"
 
     def contents() -> dict[str, bytes]:
@@ -91,6 +83,33 @@ def started(kind: str, folder: Path, stack: ExitStack) -> Elsewhere:
         retry_wait=0.01,
     )
     return on_disk(node, ftp.root)
+
+
+@contextmanager
+def on_demand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Elsewhere]]:
+    """Return a function that gives the empty store of a kind; each is started once, when it is needed."""
+    made: dict[str, Elsewhere] = {}
+    with ExitStack() as stack:
+
+        def of(kind: str) -> Elsewhere:
+            if kind not in made:
+                made[kind] = started(kind, tmp_path_factory.mktemp(kind), stack)
+            made[kind].clear()
+            return made[kind]
+
+        yield of
+
+
+def s3_node(store: S3, name: str, folder: str, retry_wait: float = 0.01) -> ObjectStoreNode:
+    return ObjectStoreNode(
+        name,
+        root=f"s3://{store.bucket}/{folder}",
+        login=store.key,
+        password=store.secret,
+        endpoint_url=store.url,
+        region_name=store.region,
+        retry_wait=retry_wait,
+    )
 
 
 def sftp_node(server: Sshd) -> SftpNode:

@@ -31,7 +31,7 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.upload import steps
-from pacsifier_ops.upload.nodes import FtpsNode, KheopsNode, ObjectStoreNode, SftpNode, XnatNode
+from pacsifier_ops.upload.nodes import FtpsNode, KheopsNode, SftpNode, XnatNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.certificates import Certificates, make
 from tests.support.embedded import series
@@ -40,6 +40,7 @@ from tests.support.faulty_web import FaultyWeb
 from tests.support.kheops_fake import KheopsFake
 from tests.support.peers import digest
 from tests.support.store_peers import S3, Ftps, Sshd, missing_sshd, need
+from tests.support.stores import s3_node
 from tests.support.web_peers import OrthancWeb, missing_plugin
 from tests.support.xnat_fake import XnatFake
 
@@ -507,15 +508,7 @@ def store(stack: ExitStack) -> S3:
 @pytest.fixture
 def s3(store: S3, caplog: pytest.LogCaptureFixture, folder: Path) -> Place:
     store.clear()
-    node = ObjectStoreNode(
-        "bucket",
-        root=f"s3://{store.bucket}/study one/ü",
-        login=store.key,
-        password=store.secret,
-        endpoint_url=store.url,
-        region_name=store.region,
-        retry_wait=0.005,
-    )
+    node = s3_node(store, "bucket", "study one/ü", retry_wait=0.005)
     return Place(node, lambda: _dicom(store.contents()), caplog, folder, [store.secret])
 
 

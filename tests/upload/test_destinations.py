@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,12 @@ from pacsifier_ops.upload.filestore import CHANGED_THERE, MANIFEST, NOT_ITS_PATH
 from pacsifier_ops.upload.nodes import FtpsNode, ObjectStoreNode, SftpNode, StoreNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import series
-from tests.support.stores import KINDS, Elsewhere, started
+from tests.support.stores import KINDS, Elsewhere, on_demand
 
 
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Elsewhere]]:
-    """Return the destination of a kind; each peer is started once, when it is needed."""
-    made: dict[str, Elsewhere] = {}
-    with ExitStack() as stack:
-
-        def of(kind: str) -> Elsewhere:
-            if kind not in made:
-                folder = tmp_path_factory.mktemp(kind)
-                made[kind] = started(kind, folder, stack)
-            made[kind].clear()
-            return made[kind]
-
+    with on_demand(tmp_path_factory) as of:
         yield of
 
 
