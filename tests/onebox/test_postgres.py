@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,23 @@ def place() -> Iterator[Path]:
 def running(server: Postgres) -> Iterator[psutil.Popen]:
     """Start the server; stop it as `make up` does, unless it was killed meanwhile."""
     with psutil.Popen(server.command()) as process:
-        while not server.is_ready():
-            assert process.poll() is None
-        yield process
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            assert process.wait() == 0
+        try:
+            while not server.is_ready():
+                assert process.poll() is None
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                assert process.wait() == 0
+        finally:
+            # After a failure it still runs, and leaving the block would wait for it forever.
+            _kill(process)
+
+
+def ports(process: psutil.Process) -> list[Any]:
+    """Return the network connections of a process; of one that has ended meanwhile, none."""
+    with suppress(psutil.NoSuchProcess):
+        return list(process.net_connections("inet"))
+    return []
 
 
 def ask(server: Postgres, sql: str) -> Any:
@@ -63,7 +74,7 @@ def test_it_listens_at_no_port_and_keeps_its_data_when_it_is_killed(programs: Pa
     assert server.make() == ""
     with running(server) as process:
         family = [process, *process.children(recursive=True)]
-        assert not [c for member in family for c in member.net_connections("inet")]
+        assert not [c for member in family for c in ports(member)]
         ask(server, "create table kept as select 'Zürich' as word")
         process.kill()
         process.wait()
