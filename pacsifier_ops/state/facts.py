@@ -92,10 +92,7 @@ class Facts(Generic[T]):
             ConfigError: see `settings.verify_days`.
             StorageError: the state root cannot be read.
         """
-        if state_folder(self._root.resolve()).is_dir():
-            # The clock of the files' own file system, which may be on another machine.
-            with suppress(OSError), tempfile.TemporaryFile(dir=self._root) as probe:
-                self._settled = os.fstat(probe.fileno()).st_ctime_ns - _GRANULARITY
+        self._settled = settled_before(self._root)
         # What is damaged is no fact, and another version may read files in another way.
         with (
             storage_errors("the state root"),
@@ -202,6 +199,19 @@ def _json(value: Any) -> bytes:
 def _digest(line: bytes) -> bytes:
     """Return what tells a damaged line from a whole one."""
     return b"%08x" % zlib.crc32(line)
+
+
+def settled_before(root: Path) -> int:
+    """Return the time before which a file of a tree has changed if it cannot change again and keep its time.
+
+    Returns:
+        Nanoseconds since the epoch; 0 if the folder is no tree of ours, or cannot be written to.
+    """
+    if state_folder(root.resolve()).is_dir():
+        # The clock of the files' own file system, which may be on another machine.
+        with suppress(OSError), tempfile.TemporaryFile(dir=root) as probe:
+            return os.fstat(probe.fileno()).st_ctime_ns - _GRANULARITY
+    return 0
 
 
 def identity_of(status: os.stat_result) -> list[int]:
