@@ -346,7 +346,8 @@ class Converting(Worker[ToConvert, Outcome]):
         outcomes = Counter(result.outcome.replace(" ", "_") for result in results)
         return {**outcomes, "images": sum(result.images for result in results)}
 
-    def counts(self, result: Outcome) -> dict[str, int | float]:
+    @classmethod
+    def counts(cls, result: Outcome) -> dict[str, int | float]:
         """See `job.Worker.counts`."""
         return {f"series {result.outcome}": 1}
 

@@ -43,7 +43,7 @@ from pacsifier_ops.pseudonyms.secret import DEFAULT_PROJECT
 from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import INCOMPLETE
 from pacsifier_ops.runs.folder import KeptRequest
-from pacsifier_ops.state.facts import identity_of
+from pacsifier_ops.state.facts import identity_at, identity_of
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, Tree, marker_of
 
@@ -379,6 +379,10 @@ class Store:
     def settled(self, key: str) -> dict[str, Settled]:
         """Return the outcomes of the objects of a series so far, by SOP Instance UID; the last line of each counts."""
         return {item["uid"]: Settled(**item) for item in _lines(self._path(key))}
+
+    def seen(self, key: str) -> list[int]:
+        """Return the identity of the file with the outcomes of a series, see `facts.identity_of`; empty without any."""
+        return identity_at(self._path(key))
 
     def uids(self, key: str) -> Iterator[tuple[str, str]]:
         """Yield original and new UID of all replacements in a series, also former ones."""

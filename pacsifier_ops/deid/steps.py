@@ -57,6 +57,7 @@ from pacsifier_ops.deid.run import (
     series_of,
     store_of,
 )
+from pacsifier_ops.deid.standing import counts_of, keep_converted, key_of, standing_parts
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
@@ -64,6 +65,7 @@ from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_account, write_summary
 from pacsifier_ops.runs.progress import DEIDENTIFICATION
+from pacsifier_ops.runs.standing import standing_keys
 from pacsifier_ops.state.approved import approve
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.ledger import digest
@@ -125,7 +127,7 @@ def prepare(
     if begun and marker.get(CLEARED):
         write_marker(request.out_folder, {**marker, "run": run.name})
         return _planned(
-            run, [], {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
+            run, [], set(), {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
         )  # no original is left
     try:
         found = scan(request.in_folder, cancelled, look=look)
@@ -157,7 +159,8 @@ def prepare(
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
     nameless_here = sum(len(source.nameless) for source in sources)
     told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers}
-    return _planned(run, sources, {**told, "nameless": nameless_here}, most)
+    standing = standing_parts(run, request, how.stamp, store, sources)
+    return _planned(run, sources, standing, {**told, "nameless": nameless_here}, most)
 
 
 def _check_folders(request: DeidRequest) -> None:
@@ -366,10 +369,14 @@ def _moved_before(
     return [item for item in read_jsonl(store.unreadable) if not item["missing"] and item["path"] not in there]
 
 
-def _planned(run: Run, sources: Sequence[SourceSeries], told: Mapping[str, Any], most: int) -> list[int]:
-    units = [(sources[place] for place in unit) for unit in slices(len(sources), most)]
+def _planned(
+    run: Run, sources: Sequence[SourceSeries], standing: AbstractSet[str], told: Mapping[str, Any], most: int
+) -> list[int]:
+    work = [source for source in sources if key_of(source) not in standing]
+    units = [(work[place] for place in unit) for unit in slices(len(work), most)]
     counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
-    return cut(run, units, {**told, **counts})
+    stands = ((one, Converting.line(counts_of(one))) for one in sources if key_of(one) in standing)
+    return cut(run, units, {**told, **counts}, stands)
 
 
 # convert
@@ -452,7 +459,8 @@ class Converting(Worker[SourceSeries, Counts]):
         """Begin with zero: objects that an earlier attempt has settled count as present."""
         return self.account(source)
 
-    def counts(self, result: Counts) -> dict[str, int | float]:
+    @classmethod
+    def counts(cls, result: Counts) -> dict[str, int | float]:
         """Return state, images, bytes and seconds."""
         names = {"present": "present", "missing": "missing", **DEIDENTIFICATION}
         images = {f"images {shown}": getattr(result, name) for name, shown in names.items()}
@@ -630,6 +638,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             books.write(request, tree, store, how.rules, _base(request))
         with store.manifest.open("rb") as manifest, atomic_stream(run.part("manifest")) as own:
             shutil.copyfileobj(manifest, own)
+    keep_converted(run, request, store, Converting.outcomes(run))
     write_account(run, account)
     pages.write(run, account, store)
     write_summary(run, account)
@@ -685,5 +694,7 @@ def _same_file(request: DeidRequest, item: Settled) -> bool:
 
 
 def _in_parts(run: Run) -> Iterable[SourceSeries]:
-    """Return the series of a run that were converted in parts."""
-    return {source.key: source for source, _ in Converting.outcomes(run) if source.parts > 1}.values()
+    """Return the series of a run that were converted in parts, without those all of whose parts stand."""
+    stands = standing_keys(run)
+    parts = (source for source, _ in Converting.outcomes(run) if source.parts > 1)
+    return {source.key: source for source in parts if key_of(source) not in stands}.values()

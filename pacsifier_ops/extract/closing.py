@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 
 from pacsifier_ops.base.files import storage_errors
@@ -94,7 +95,7 @@ def _add_quarantined(
 
 def _series_accounts(run: Run, request: Request) -> list[SeriesAccount]:
     """Return the accounts of the series; in a run that only finds series, they are `listed`."""
-    accounts = [account for _, account in outcome.series(run)]
+    accounts = sorted((account for _, account in outcome.series(run)), key=attrgetter("number"))
     if not request.info and request.retrieve == NONE:
         for account in accounts:
             account.state, account.reason, account.missing, account.expected = SERIES_LISTED, "", 0, None

@@ -64,7 +64,7 @@ from pacsifier_ops.extract.quarantine import (
 )
 from pacsifier_ops.extract.recall import Recall, postpone
 from pacsifier_ops.extract.receiving import Receivers, series_lease
-from pacsifier_ops.extract.run import Planned
+from pacsifier_ops.extract.run import Planned, new_id_path
 from pacsifier_ops.query.keys import DUMP_COLUMNS
 from pacsifier_ops.runs.accounts import (
     SERIES_COMPLETE,
@@ -840,7 +840,7 @@ def write_dump(tree: Tree, scratch: Path, planned: Planned) -> None:
 
 def write_new_id(tree: Tree, scratch: Path, planned: Planned) -> None:
     """Write the pseudonym of a patient from the query table to `sub-<PatientID>/new_id.txt`, see `write_dump`."""
-    _write(tree.root / planned.folder.split("/")[0] / "new_id.txt", planned.new_id, scratch)
+    _write(new_id_path(tree, planned.folder), planned.new_id, scratch)
 
 
 def _write(path: Path, text: str, scratch: Path) -> None:

@@ -32,7 +32,7 @@ from pacsifier_ops.runs import options as common
 from pacsifier_ops.runs.accounts import MOVE, NONE, SAVE, SeriesAccount
 from pacsifier_ops.runs.approvals import LONGEST_PATIENCE, PATIENCE
 from pacsifier_ops.runs.folder import KeptRequest, Run
-from pacsifier_ops.state.tree import BY_UID, PACSIFIER
+from pacsifier_ops.state.tree import BY_UID, PACSIFIER, Tree
 
 #: Values of `retrieve`: what happens to the images of the series that are found.
 RETRIEVE = {
@@ -269,9 +269,10 @@ class Request(Reading, KeptRequest):
 
         A run that waited for days, or is done again, has numbers of instances from its begin.
         """
+        if self.verify == ALL:
+            return True
         began = dt.datetime.fromisoformat(self.started)
-        age = dt.datetime.now(began.tzinfo) - began
-        return self.verify == ALL or not dt.timedelta() <= age < NUMBERS_HOLD
+        return not dt.timedelta() <= dt.datetime.now(began.tzinfo) - began < NUMBERS_HOLD
 
     def source_of(self, name: str) -> str | None:
         """Return the name of the archive that gives the images of another; None before the run has begun."""
@@ -281,6 +282,11 @@ class Request(Reading, KeptRequest):
 def beside_of(run: Run) -> Path:
     """Return the path of the columns that are not ours; it is there if the table has any, and a column map."""
     return run.folder / "beside.parquet"
+
+
+def new_id_path(tree: Tree, folder: str) -> Path:
+    """Return the path of the pseudonym from the query table, for the patient of a series with this folder."""
+    return tree.root / folder.split("/")[0] / "new_id.txt"
 
 
 @dataclass

@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from pacsifier_ops.extract.run import (
     instances_of,
 )
 from pacsifier_ops.extract.size import Size, exceeded_limits, exceeded_space
+from pacsifier_ops.extract.standing import Asked, keep_fetched, standing_series
 from pacsifier_ops.query.columns import unique
 from pacsifier_ops.runs import approvals, job
 from pacsifier_ops.runs.accounts import (
@@ -55,8 +56,9 @@ from pacsifier_ops.runs.accounts import (
 )
 from pacsifier_ops.runs.flow import write_flow
 from pacsifier_ops.runs.folder import MOST, Run, never, slices
-from pacsifier_ops.runs.job import Question, begin, expect
+from pacsifier_ops.runs.job import Question, begin, expect, write_standing
 from pacsifier_ops.runs.progress import progress_of
+from pacsifier_ops.runs.standing import STAMPS
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import SeriesLedger
@@ -346,6 +348,7 @@ class _CohortSeries:
         lines: lines of the query table that find it there.
         elsewhere: lines that find it at another archive.
         new_ids: pseudonyms that these lines give.
+        present: numbers of instances that are here and that were handed on, if nothing is to be fetched of it.
     """
 
     __slots__ = (
@@ -359,6 +362,7 @@ class _CohortSeries:
         "new_ids",
         "pacs",
         "patient",
+        "present",
         "series_uid",
         "study_uid",
     )
@@ -372,6 +376,7 @@ class _CohortSeries:
         self.elsewhere: tuple[int, ...] = ()
         self.new_ids: tuple[str, ...] = ()
         self.accept_patient_id_of = ""
+        self.present: tuple[int, int] | None = None
 
     def take(self, attributes: dict[str, str], pacs: str) -> None:
         """Set the attributes that an archive returned; the series is fetched from there, or from its source."""
@@ -429,7 +434,7 @@ def plan(run: Run, archives: Archives) -> Plan:
     """
     request = Request.of(run)
     nodes = run_nodes(archives, request)
-    run.forget(("plan", "units", "results"))
+    run.forget(("plan", "units", "results", STAMPS))
     wanted = list(_merge(run))
     new_ids, conflicts = _new_ids(wanted)
     order = [item for item in wanted if item.patient not in conflicts.patients]
@@ -439,6 +444,7 @@ def plan(run: Run, archives: Archives) -> Plan:
     tree = Tree.open(request.out_directory)
     parts = {node.name: [item for item in order if item.pacs == node.name] for node in nodes}
     order = list(chain.from_iterable(parts.values()))
+    _find_standing(run, request, tree, nodes, order, new_ids)
     sources = {node.source.name: node.source for node in nodes if parts[node.name]}
     sizes = {
         name: _size(request, tree, [item for item in order if request.source_of(item.pacs) == name], source)
@@ -462,6 +468,27 @@ def plan(run: Run, archives: Archives) -> Plan:
     if request.retrieve == NONE and not request.info:
         units, units_of = [], {}
     return Plan(units, len(order), instances, len(conflicts.patients), units_of)
+
+
+def _find_standing(
+    run: Run,
+    request: Request,
+    tree: Tree,
+    nodes: Sequence[ArchiveNode],
+    order: Sequence[_CohortSeries],
+    new_ids: Mapping[str, str],
+) -> None:
+    """Find the series of which nothing is to be fetched."""
+    names = tree.load_names()
+    cohort = (
+        Asked(item.series, folder, item.pacs, item.attributes.decode(), new_ids.get(item.patient, ""), accepted)
+        for item in order
+        for folder, accepted in [(names.folder_of(item.series), item.accept_patient_id_of)]
+        if folder
+    )
+    standing = standing_series(run, request, tree, nodes, cohort)
+    for item in order:
+        item.present = standing.get(item.series)
 
 
 def _write_flow(run: Run) -> dict[str, Any]:
@@ -509,7 +536,7 @@ def _write_units(
     new_ids: Mapping[str, str],
     givers: Mapping[str, str],
 ) -> dict[str, list[int]]:
-    """Cut series into units, and write them.
+    """Cut the series that are to be fetched into units, and write them. Units of the others follow, with results.
 
     Args:
         run: the run.
@@ -521,16 +548,27 @@ def _write_units(
         The numbers of the units by the name of the archive.
     """
     units_of: dict[str, list[int]] = {}
-    number = first = 0
+    first = dict(zip(parts, accumulate(map(len, parts.values()), initial=1), strict=False))
+    unit = 0
+
+    def planned(name: str, place: int) -> Planned:
+        source = givers.get(name, "")
+        pacs = name if source or len(parts) > 1 else ""
+        return _to_planned(first[name] + place, parts[name][place], new_ids, pacs, source)
+
     for name, part in parts.items():
-        for unit in slices(len(part)):
-            source = givers.get(name, "")
-            pacs = name if source or len(parts) > 1 else ""
-            planned = (_to_planned(first + i + 1, part[i], new_ids, pacs, source) for i in unit)
-            run.write_part("units", number, map(asdict, planned))
-            units_of.setdefault(name, []).append(number)
-            number += 1
-        first += len(part)
+        wanted = [place for place, item in enumerate(part) if item.present is None]
+        for share in slices(len(wanted)):
+            run.write_part("units", unit, (asdict(planned(name, wanted[place])) for place in share))
+            units_of.setdefault(name, []).append(unit)
+            unit += 1
+    standing = (
+        (planned(name, place), item.present)
+        for name, part in parts.items()
+        for place, item in enumerate(part)
+        if item.present
+    )
+    write_standing(run, unit, ((one, Retrieval.standing(one, *present)) for one, present in standing))
     return units_of
 
 
@@ -538,7 +576,13 @@ def _size(request: Request, tree: Tree, order: Iterable[_CohortSeries], node: Ar
     """Return how much is to be fetched or moved. Instances at the destination of a move are not known here."""
     names = Names() if request.retrieve == MOVE else tree.load_names()
     series = (
-        (item.modality, item.instances, _present_instances(request, tree, item.series, names.folder_of(item.series)))
+        (
+            item.modality,
+            item.instances,
+            item.present[0]
+            if item.present
+            else _present_instances(request, tree, item.series, names.folder_of(item.series)),
+        )
         for item in order
     )
     with storage_errors("the output folder"):
@@ -841,6 +885,7 @@ def report(run: Run) -> RunAccount:
     if not run.part("rows").exists():
         raise QueryTableError("the run ended before the query table was read; see the error of the step prepare")
     account = close_account(run, shared())
+    keep_fetched(run, Request.of(run))
     if account.action == MOVE:
         sent = account.totals()["received"]
         audit.record(audit.EXPORTED, run=run.name, to=account.destination, objects=sent, verdict=account.verdict)

@@ -348,7 +348,8 @@ class TaggingWorker(Worker[SeriesToTag, TaggedFiles]):
         with shared().acquire(series_lease(series.series), cancelled=self._cancelled):
             return _Tagging(self._request, series, *self._workplaces[series.home], self._cancelled).run()
 
-    def counts(self, result: TaggedFiles) -> dict[str, int | float]:
+    @classmethod
+    def counts(cls, result: TaggedFiles) -> dict[str, int | float]:
         """Return the state of the series and its images by result."""
         images = {f"images {name}": result.counts.get(name, 0) for name in (TAGGED, UNCHANGED)}
         return {f"series {result.state}": 1, **images, f"images {NOT_TAGGED}": len(result.problems)}

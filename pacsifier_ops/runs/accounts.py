@@ -171,6 +171,12 @@ class SeriesAccount:
         self.method = self.method or look.method
 
     @property
+    def needed_nothing(self) -> bool:
+        """Whether the target had all that is expected before, and there is nothing else to say of the series."""
+        said = self.reason or self.method or self.received or self.unverifiable or self.quarantined or self.look_at
+        return self.state == SERIES_COMPLETE and self.expected == self.present and not said
+
+    @property
     def delivered(self) -> int:
         """Return the number of instances that the target has at the end."""
         return self.present + self.received + self.unverifiable

@@ -24,6 +24,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -43,7 +44,7 @@ from pacsifier_ops.runs.figures import Figures, keep
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 
 #: Files and folders of every job that the first step removes before it begins.
-KEPT = ("scan", "expected", "units", "results", "accounts", "summary")
+KEPT = ("scan", "expected", "units", "results", "stamps", "accounts", "summary")
 
 #: Reason of an item without a result.
 NOT_ATTEMPTED = "not attempted: the run ended before"
@@ -75,12 +76,15 @@ def begin(run: Run, request: R, kept: Sequence[str] = KEPT) -> R:
     return request
 
 
-def cut(run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any]) -> list[int]:
+def cut(
+    run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any], standing: Iterable[tuple[Any, Any]] = ()
+) -> list[int]:
     """Write the items of each unit, scan.json and expected.json; return the numbers of the units.
 
     Args:
         units: the items of each unit, dataclasses.
         found: content of scan.json; `series` and `instances` of it go into expected.json.
+        standing: items that there is nothing to do for, see `write_standing`.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -92,9 +96,31 @@ def cut(run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any]) -> l
             lines = list(items)
             run.write_part("units", number, lines)
             count += len(lines)
+        count += write_standing(run, len(units), standing)
         write_json(run.folder / "scan.json", found)
     expect(run, items=count, **{name: found[name] for name in ("series", "instances") if name in found})
     return list(range(len(units)))
+
+
+def write_standing(run: Run, unit: int, standing: Iterable[tuple[Any, Any]]) -> int:
+    """Write the items that there is nothing to do for, with their results, as units which nobody works on.
+
+    Args:
+        unit: number of the first of them.
+        standing: the items, and the lines of their results (see `Worker.line`).
+
+    Returns:
+        The number of these items.
+
+    Raises:
+        OSError: the run's folder cannot be written.
+    """
+    count, rest = 0, iter(standing)
+    while some := list(islice(rest, 1000)):
+        run.write_part("units", unit, (item for item, _ in some))
+        run.write_part("results", unit, (line for _, line in some))
+        unit, count = unit + 1, count + len(some)
+    return count
 
 
 def expect(run: Run, **counts: int) -> None:
@@ -307,7 +333,8 @@ class Worker(Generic[Item, Result]):
         """Return the key that an item and its result share."""
         return line.number
 
-    def counts(self, result: Result) -> dict[str, int | float]:
+    @classmethod
+    def counts(cls, result: Result) -> dict[str, int | float]:
         """Return the counts of a result for `progress` (see COUNTED)."""
         return {}
 
@@ -374,9 +401,11 @@ class Worker(Generic[Item, Result]):
             for item in cls.items(run, int(part.stem)):
                 yield item, results.get(cls.key(item)) or cls.account(item)
 
-    def _line(self, result: Result) -> dict[str, Any]:
+    @classmethod
+    def line(cls, result: Result) -> dict[str, Any]:
+        """Return the line of a result in the file of results."""
         line: dict[str, Any] = asdict(result)  # type: ignore[call-overload]
-        return {**line, COUNTED: self.counts(result), ITEM: str(self.key(result))}
+        return {**line, COUNTED: cls.counts(result), ITEM: str(cls.key(result))}
 
     def unit(self, number: int, resumed: bool = False, overtaken: Question = never) -> dict[str, int | float]:
         """Work on the items of one unit.
@@ -399,7 +428,7 @@ class Worker(Generic[Item, Result]):
         before = self._results(self._run, number)
         results = {key: result for key, result in before.items() if self.stays(result, resumed)}
         with storage_errors("the state root"):
-            self._run.write_part("results", number, (self._line(results[key]) for key in sorted(results)))
+            self._run.write_part("results", number, (self.line(results[key]) for key in sorted(results)))
         failed: PacsifierError | None = None
         for item in self.items(self._run, number):
             key = self.key(item)
@@ -430,7 +459,7 @@ class Worker(Generic[Item, Result]):
                     results |= {} if kept is None else {key: kept}
                 else:
                     with storage_errors("the state root"):
-                        self._run.append_to_part("results", number, self._line(ended))
+                        self._run.append_to_part("results", number, self.line(ended))
                     self._done(ended)
         self.end(list(results.values()))
         if failed is not None:

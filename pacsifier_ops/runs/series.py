@@ -6,7 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pacsifier_ops.base.errors import PacsifierError, Recalling
 from pacsifier_ops.runs.accounts import IMAGES, SERIES_COMPLETE, SERIES_FAILED, SERIES_LISTED, RunAccount, SeriesAccount
@@ -79,6 +79,19 @@ class SeriesWorker(Worker[S, SeriesAccount]):
         account.reason = NOT_ATTEMPTED
         return account
 
+    @classmethod
+    def standing(cls, item: S, present: int, handed_on: int = 0) -> dict[str, Any]:
+        """Return the line of the result of a series for which there is nothing to do.
+
+        Args:
+            present: number of its instances, which the target has all.
+            handed_on: number of those that were handed on and removed from there.
+        """
+        account = item.account()
+        account.state, account.reason, account.missing, account.missing_uids = SERIES_COMPLETE, "", 0, []
+        account.expected, account.present, account.handed_on = present, present, handed_on
+        return cls.line(account)
+
     def stays(self, result: SeriesAccount, resumed: bool) -> bool:
         """Keep completed and recalled series; after a pause, all but failed ones."""
         if resumed:
@@ -127,7 +140,8 @@ class SeriesWorker(Worker[S, SeriesAccount]):
             self.rest()
             raise Recalling(len(waiting), dt.datetime.fromisoformat(min(waiting)))
 
-    def counts(self, result: SeriesAccount) -> dict[str, int | float]:
+    @classmethod
+    def counts(cls, result: SeriesAccount) -> dict[str, int | float]:
         """Return state, images, bytes and seconds."""
         images = {f"images {name}": getattr(result, name) for name in IMAGES}
         return {f"series {result.state}": 1, "bytes": result.bytes, "seconds": result.seconds, **images}

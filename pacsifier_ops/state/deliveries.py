@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Self
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import ascii_json, json_line, private_folder, private_handle, storage_errors
 from pacsifier_ops.base.identity import SeriesId, digest_of
+from pacsifier_ops.state.facts import identity_at
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,22 @@ def delivery_lease(destination: str, series: SeriesId) -> str:
     return f"deliver:{destination}:{series}"
 
 
+def deliveries_seen(place: str, series: SeriesId) -> list[list[int]]:
+    """Return the identities of the files with the records of a series, see `facts.identity_of`.
+
+    Args:
+        place: digest of the name of the destination.
+    """
+    return [identity_at(path) for path in _paths(place, series)]
+
+
+def _paths(place: str, series: SeriesId) -> tuple[Path, Path]:
+    """Return the path of the file of earlier versions, and of the present one."""
+    folder = settings.state_root() / "delivered" / place
+    before, now = (folder / name[:2] / f"{name[2:]}.jsonl" for name in (series.before.digest, series.digest))
+    return before, now
+
+
 class Deliveries:
     """Confirmed instances of one series at a destination. A context manager.
 
@@ -60,8 +77,7 @@ class Deliveries:
     """
 
     def __init__(self, destination: str, series: SeriesId) -> None:
-        folder = settings.state_root() / "delivered" / digest_of(destination)
-        before, self._path = (folder / n[:2] / f"{n[2:]}.jsonl" for n in (series.before.digest, series.digest))
+        before, self._path = _paths(digest_of(destination), series)
         self._stream: BinaryIO | None = None
         self.confirmed: dict[str, Delivery] = {}
         with storage_errors("the state root"):

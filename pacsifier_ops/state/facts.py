@@ -219,6 +219,13 @@ def identity_of(status: os.stat_result) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
+def identity_at(path: Path | str) -> list[int]:
+    """Return the identity of the file at a path; empty if there is none."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return identity_of(os.stat(path))
+    return []
+
+
 def _file(root: Path, name: str) -> Path:
     return facts_folder(root) / f"{name}.jsonl"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pacsifier_ops.base.files import private_folder, read_json, write_json
 from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.state.facts import identity_at
 
 
 @dataclass
@@ -100,6 +101,11 @@ class SeriesLedger:
         write_json(
             self._path, {"study": self._series.study_uid, "series": self._series.series_uid, "instances": instances}
         )
+
+
+def ledger_seen(state: Path, series: SeriesId) -> list[int]:
+    """Return the identity of the file with the entries of a series, see `facts.identity_of`; empty if there is none."""
+    return identity_at(_path(state, series.digest)) or identity_at(_path(state, series.before.digest))
 
 
 def _path(state: Path, name: str) -> Path:

@@ -54,6 +54,13 @@ class KeptListing:
             return 0 <= age < settings.verify_days() * 86400 and kept["listing"] == self._listing(here)
         return False
 
+    @property
+    def since(self) -> float | None:
+        """Return when the archive was asked for the list that is kept, in seconds since the epoch; None: none is."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            return float(read_json(self._path)["since"])
+        return None
+
     def forget(self) -> None:
         """Forget what the archive has listed, before it is asked again: a later list counts, also one that is not kept.
 

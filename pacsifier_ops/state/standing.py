@@ -17,7 +17,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -56,25 +56,32 @@ def stamps_of(root: Path) -> dict[str, str]:
     Raises:
         OSError: the tree cannot be read; FileNotFoundError if there is none.
     """
-    settled, stamps = settled_before(root), {}
-    for name, entries in _folders(root):
-        lines, newest = [], 0
-        for entry in entries:
-            if not entry.is_file(follow_symlinks=False):
-                newest = settled
-                continue
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # somebody is at work in the folder
-                newest = settled
-                continue
-            changed = status.st_ctime_ns
-            lines.append(f"{entry.name}/{status.st_ino} {status.st_size} {status.st_mtime_ns} {changed}")
-            newest = max(newest, changed)
-        lines.sort()
-        data = "\n".join(lines).encode("utf-8", "surrogateescape")
-        stamps[name] = hashlib.sha256(data).hexdigest() if newest < settled else UNKNOWN
-    return stamps
+    settled = settled_before(root)
+    return {name: _stamp(entries, settled) for name, entries in _folders(root)}
+
+
+def stamp_of_folder(folder: Path, root: Path) -> str:
+    """Return the stamp of one folder of a tree, see `stamps_of`; UNKNOWN if it is not there."""
+    for _, entries in _folders(folder) if folder.is_dir() else ():
+        return _stamp(entries, settled_before(root))
+    return UNKNOWN
+
+
+def _stamp(entries: Iterable[os.DirEntry[str]], settled: int) -> str:
+    lines, newest = [], 0
+    for entry in entries:
+        if not entry.is_file(follow_symlinks=False):
+            return UNKNOWN
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:  # somebody is at work in the folder
+            return UNKNOWN
+        changed = status.st_ctime_ns
+        lines.append(f"{entry.name}/{status.st_ino} {status.st_size} {status.st_mtime_ns} {changed}")
+        newest = max(newest, changed)
+    lines.sort()
+    data = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(data).hexdigest() if newest < settled else UNKNOWN
 
 
 def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
@@ -124,12 +131,14 @@ class Standing:
             ConfigError: see `settings.verify_days`.
             StorageError: the state root cannot be read.
         """
-        self._longest = settings.verify_days() * 86400
+        now, longest = time.time(), settings.verify_days() * 86400
         with storage_errors("the state root"), suppress(FileNotFoundError), self._path.open("rb") as stream:
             for line in stream:
                 digest, _, rest = line.rstrip(b"\n").partition(b"\t")
-                if digest == _digest(rest):  # what is damaged does not stand
-                    key, _, kept = rest.partition(b"\t")
+                if digest != _digest(rest):
+                    continue  # what is damaged does not stand
+                key, _, kept = rest.partition(b"\t")
+                if 0 <= now - float(kept.split(b"\t", 2)[1]) < longest:
                     self._before[json.loads(key)] = kept
         return self
 
@@ -151,10 +160,8 @@ class Standing:
         """Return the result that was kept of a key, a JSON value, if its stamp was this one; None: nothing stands."""
         kept = self._before.get(key, b"")
         if stamp != UNKNOWN and kept.startswith(f"{stamp}\t".encode()):
-            _, since, value = kept.split(b"\t", 2)
-            if 0 <= time.time() - float(since) < self._longest:
-                self._now[key] = kept
-                return json.loads(value)
+            self._now[key] = kept
+            return json.loads(kept.split(b"\t", 2)[2])
         return None
 
     def put(self, key: str, stamp: str, value: Any, since: float | None = None) -> None:

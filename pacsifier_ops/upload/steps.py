@@ -32,6 +32,7 @@ from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
 from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
+from pacsifier_ops.upload.standing import keep_sent, standing_series
 
 if TYPE_CHECKING:
     from pacsifier_ops.upload.send import Sender
@@ -98,11 +99,15 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     order = list(found.series.values())
     bad = [asdict(file) for file in found.bad_files]
     counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: digest_of(node.key)}
-    lines = [(Outgoing.of(i + 1, root, order[i]) for i in unit) for unit in slices(len(order), most)]
+    series = [Outgoing.of(number, root, files) for number, files in enumerate(order, start=1)]
+    standing = standing_series(run, request, node, series)
+    work = [one for one in series if one.series not in standing]
+    lines = [(work[place] for place in unit) for unit in slices(len(work), most)]
+    stands = ((one, Sending.standing(one, len(one.files))) for one in series if one.series in standing)
     beside = _beside(approved) if request.release and approved else []
     _refuse_among_others(run, node, root, beside, cancelled)
     kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
-    return cut(run, lines, {**kept, **counts})
+    return cut(run, lines, {**kept, **counts}, stands)
 
 
 def _of_release(root: Path, path: Path) -> Approved:
@@ -249,6 +254,7 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
         ended=ended_by(run),
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
+    keep_sent(run, request, str(found.get(PLACE, "")), Sending.outcomes(run))
     verdict = INCOMPLETE  # until the store has the rest as well
     try:
         if node is not None and account.verdict == COMPLETE:

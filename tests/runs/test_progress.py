@@ -145,7 +145,8 @@ class Counting(Worker[Count, Count]):
         self._cancelled()
         return Count(result.number, result.done + 1)
 
-    def counts(self, result: Count) -> dict[str, int | float]:
+    @classmethod
+    def counts(cls, result: Count) -> dict[str, int | float]:
         return {"series complete": 1, "images received": result.done}
 
     def totals(self, results: Sequence[Count]) -> dict[str, int | float]:
