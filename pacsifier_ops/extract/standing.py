@@ -10,6 +10,7 @@ Its info dump is not written again. A run with `verify: all` looks at every seri
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +22,6 @@ from pacsifier_ops.extract.run import Request, new_id_path
 from pacsifier_ops.runs.accounts import SAVE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.standing import Found, StandingItems, keep_standing
-from pacsifier_ops.state.facts import identity_at
 from pacsifier_ops.state.ledger import ledger_seen
 from pacsifier_ops.state.listings import KeptListing
 from pacsifier_ops.state.standing import stamp_of, stamp_of_folder, stamps_of
@@ -107,6 +107,8 @@ def _seen_now(tree: Tree, series: SeriesId, folder: str, new_id: str) -> str:
 
 
 def _seen(tree: Tree, series: SeriesId, own: str, folder: str, new_id: str) -> str:
-    """Return the stamp of a series in the tree: its folder, its ledger, and the pseudonym that lies beside it."""
-    beside = identity_at(new_id_path(tree, folder)) if new_id else []
-    return stamp_of(own, ledger_seen(tree.state, series), beside)
+    """Return the stamp of a series: its folder, its ledger, the archive's list, and the pseudonym beside it."""
+    beside = ""
+    with suppress(OSError, ValueError):  # each run writes it anew
+        beside = new_id_path(tree, folder).read_text(encoding="utf-8") if new_id else ""
+    return stamp_of(own, ledger_seen(tree.state, series), KeptListing(tree.root, (), series).seen, [beside])

@@ -20,7 +20,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_json
 from pacsifier_ops.base.identity import SeriesId
-from pacsifier_ops.state.facts import facts_folder
+from pacsifier_ops.state.facts import facts_folder, identity_at
 
 
 class KeptListing:
@@ -60,6 +60,11 @@ class KeptListing:
         with suppress(OSError, ValueError, TypeError, KeyError):
             return float(read_json(self._path)["since"])
         return None
+
+    @property
+    def seen(self) -> list[int]:
+        """Return the identity of the file with the list, see `facts.identity_of`; empty if there is none."""
+        return identity_at(self._path)
 
     def forget(self) -> None:
         """Forget what the archive has listed, before it is asked again: a later list counts, also one that is not kept.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
@@ -17,8 +20,9 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.retrieve import Transfer
 from pacsifier_ops.runs.accounts import RunAccount
-from pacsifier_ops.state import listings
+from pacsifier_ops.state import facts, listings
 from pacsifier_ops.state.facts import facts_folder, forget_facts
+from pacsifier_ops.state.tree import state_folder
 from tests.support.embedded import extract, node_of, planned_run, series
 
 pytestmark = pytest.mark.archive
@@ -62,10 +66,19 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture(params=[False, True], ids=["looked at", "standing"])
+def stands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether series stand after the first night: nights have passed, and files count as settled at once."""
+    if request.param:
+        monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    return bool(request.param)
+
+
 @pytest.fixture
-def night(archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch) -> Night:
+def night(archive: Archive, out: Path, stands: bool, monkeypatch: pytest.MonkeyPatch) -> Night:
     """A run into the folder of the one before. Returns its account, and how many series the archive was to list."""
     listed = 0
+    more = [stands, stands]
     ask = Finder.expectation
 
     def asking(self: Finder, study_uid: str, series_uid: str, count: int | None) -> Expectation:
@@ -78,19 +91,24 @@ def night(archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch) -> Night
     def work(verify: str = "changed") -> tuple[RunAccount, int]:
         nonlocal listed
         listed = 0
-        account = extract(archive.node, [{"PatientID": "ZQX-1"}], out, verify=verify)
-        return account, listed
+        account, asked = extract(archive.node, [{"PatientID": "ZQX-1"}], out, verify=verify), listed
+        while more and more.pop():
+            work()
+        return account, asked
 
     return work
 
 
-def test_a_night_without_news_lists_nothing(night: Night) -> None:
+def test_a_night_without_news_lists_nothing(night: Night, archive: Archive, out: Path, stands: bool) -> None:
     first, asked = night()
     assert (first.verdict, asked, first.totals()["received"]) == ("complete", 2, 5)
     again, asked = night()
     assert (again.verdict, asked) == ("complete", 0)
     totals = again.totals()
     assert [totals[name] for name in ("expected", "present", "received", "missing")] == [5, 5, 0, 0]
+    run, units = planned_run(archive.node, [{"PatientID": "ZQX-1"}], out, verify="changed")
+    assert (units == []) == stands
+    assert [account.present for account in steps.report(run).series] == ([3, 2] if stands else [0, 0])
     # A run by hand takes nothing for granted, and neither does one that is to verify all.
     assert night(verify="all")[1] == 2
 
@@ -188,7 +206,7 @@ def test_a_list_that_could_not_be_fetched_is_not_forgotten(
 
 @pytest.mark.parametrize("days", [2, -2])
 def test_numbers_of_a_run_that_waited_for_days_are_not_believed(
-    night: Night, archive: Archive, out: Path, days: int
+    night: Night, archive: Archive, out: Path, stands: bool, days: int
 ) -> None:
     night()
     run, units = planned_run(archive.node, [{"PatientID": "ZQX-1"}], out, verify="changed")
@@ -199,4 +217,96 @@ def test_numbers_of_a_run_that_waited_for_days_are_not_believed(
     for unit in units:
         steps.retrieve(run, archive.node, unit)
     account = steps.report(run)
-    assert (account.verdict, account.totals()["received"]) == ("complete", 1)
+    assert (account.verdict, account.totals()["received"]) == ("complete", 0 if stands else 1)
+    if stands:  # a series that stands is as it was when the run was planned
+        assert night()[0].totals()["received"] == 1
+
+
+@pytest.fixture
+def settled(archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two series stand."""
+    monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    for _ in range(2):
+        extract(archive.node, [{"PatientID": "ZQX-1", "new_ids": "P7"}], out, verify="changed", info=True)
+
+
+def same_size_and_time(path: Path) -> None:
+    before = path.stat()
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def gone(paths: Iterable[Path], number: int = 1) -> None:
+    for path in sorted(paths)[:number]:
+        path.unlink()
+
+
+def described(archive: Archive) -> None:
+    """The archive says something else of one series, and the number of its instances is the same."""
+    for image in archive.images[:3]:
+        image.SeriesDescription = "corrected"
+    archive.hold(archive.images)
+
+
+ROW = {"PatientID": "ZQX-1", "new_ids": "P7"}
+CHANGES: dict[str, tuple[int, Callable[[Archive, Path], object]]] = {
+    "nothing": (0, lambda archive, out: None),
+    "an image is gone": (1, lambda archive, out: gone(out.rglob("*.dcm"))),
+    "an image changes, not its size and time": (1, lambda archive, out: same_size_and_time(min(out.rglob("*.dcm")))),
+    "a file comes": (1, lambda archive, out: (min(out.rglob("*.dcm")).parent / "notes.txt").write_text("")),
+    "a folder is gone": (1, lambda archive, out: shutil.rmtree(min(out.rglob("*.dcm")).parent)),
+    "a ledger is gone": (1, lambda archive, out: gone((state_folder(out) / "ledger").rglob("*.json"))),
+    "the state is gone": (2, lambda archive, out: shutil.rmtree(facts_folder(out))),
+    "the pseudonym is gone": (2, lambda archive, out: gone(out.glob("*/new_id.txt"))),
+    "a list of the archive is gone": (1, lambda archive, out: gone(facts_folder(out).glob("listed/*"))),
+    "the dumps were moved away": (0, lambda archive, out: gone(out.glob("sub-*/**/*.csv"), 2)),
+    "the archive describes one otherwise": (1, lambda archive, out: described(archive)),
+}
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(("units", "change"), CHANGES.values(), ids=list(CHANGES))
+def test_what_has_changed_is_looked_at_again(
+    archive: Archive, out: Path, units: int, change: Callable[[Archive, Path], object]
+) -> None:
+    change(archive, out)
+    run, found = planned_run(archive.node, [ROW], out, verify="changed", info=True)
+    assert len(found) == units
+    for unit in found:
+        steps.retrieve(run, archive.node, unit)
+    account = steps.report(run)
+    assert account.verdict == "complete" and not account.discrepancies
+    assert [one.number for one in account.series] == [1, 2]
+    assert {path.name for path in out.rglob("*.dcm")} == {f"{image.SOPInstanceUID}.dcm" for image in archive.images}
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    "request_", [{"verify": "all"}, {"refetch": True}, {"info": False}, {"accept_patient_id_of": "archive"}], ids=str
+)
+def test_another_request_takes_nothing_for_granted(archive: Archive, out: Path, request_: dict[str, Any]) -> None:
+    more = {"verify": "changed", "info": True, **request_}
+    _, units = planned_run(archive.node, [ROW], out, **more)
+    assert len(units) == (0 if "accept_patient_id_of" in request_ else 2)  # of that, nothing depends without images
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_row_with_another_pseudonym_is_looked_at(archive: Archive, out: Path) -> None:
+    _, units = planned_run(archive.node, [{**ROW, "new_ids": "P8"}], out, verify="changed", info=True)
+    assert len(units) == 2
+
+
+def test_what_was_fetched_in_the_same_run_or_not_reported_does_not_stand(
+    archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    extract(archive.node, [ROW], out, verify="changed")
+    run, units = planned_run(archive.node, [ROW], out, verify="changed")
+    assert len(units) == 2
+    for unit in units:
+        steps.retrieve(run, archive.node, unit)
+    assert len(planned_run(archive.node, [ROW], out, verify="changed")[1]) == 2  # that run was killed before its report
+    one = min(out.rglob("*.dcm"))
+    same_size_and_time(one)  # between the work and the report
+    steps.report(run)
+    assert len(planned_run(archive.node, [ROW], out, verify="changed")[1]) == 1
