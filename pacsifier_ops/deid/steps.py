@@ -61,7 +61,7 @@ from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import MOST, Run, never, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_account, write_summary
 from pacsifier_ops.runs.progress import DEIDENTIFICATION
 from pacsifier_ops.state.approved import approve
@@ -367,7 +367,7 @@ def _moved_before(
 
 
 def _planned(run: Run, sources: Sequence[SourceSeries], told: Mapping[str, Any], most: int) -> list[int]:
-    units = [(sources[place] for place in unit) for unit in slices(len(sources), most)]
+    units = [(sources[place] for place in unit) for unit in in_units(len(sources), most)]
     counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
     return cut(run, units, {**told, **counts})
 

@@ -54,7 +54,7 @@ from pacsifier_ops.runs.accounts import (
     RunAccount,
 )
 from pacsifier_ops.runs.flow import write_flow
-from pacsifier_ops.runs.folder import MOST, Run, never, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never
 from pacsifier_ops.runs.job import Question, begin, expect
 from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.state import audit
@@ -175,7 +175,7 @@ def _write_rows(run: Run, table: QueryTable, most: int, with_earlier: Remember) 
     for problem in table.problems:
         reasons.setdefault(problem.line, []).append(problem.shown())
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
-    batches = slices(len(table.rows), most)
+    batches = in_units(len(table.rows), most)
     with storage_errors("the state root"):
         contents = {"columns": table.columns, "same_as": list(same_as.items()), "notes": table.notes}
         write_json(run.folder / "table.json", contents)
@@ -523,7 +523,7 @@ def _write_units(
     units_of: dict[str, list[int]] = {}
     number = first = 0
     for name, part in parts.items():
-        for unit in slices(len(part)):
+        for unit in in_units(len(part)):
             source = givers.get(name, "")
             pacs = name if source or len(parts) > 1 else ""
             planned = (_to_planned(first + i + 1, part[i], new_ids, pacs, source) for i in unit)

@@ -22,7 +22,7 @@ from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state import audit
@@ -98,7 +98,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     order = list(found.series.values())
     bad = [asdict(file) for file in found.bad_files]
     counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: digest_of(node.key)}
-    lines = [(Outgoing.of(i + 1, root, order[i]) for i in unit) for unit in slices(len(order), most)]
+    lines = [(Outgoing.of(i + 1, root, order[i]) for i in unit) for unit in in_units(len(order), most)]
     beside = _beside(approved) if request.release and approved else []
     _refuse_among_others(run, node, root, beside, cancelled)
     kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
