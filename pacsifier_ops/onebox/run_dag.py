@@ -6,6 +6,7 @@ The database is made if this version of Airflow has not made it: even a check ta
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -24,6 +25,8 @@ def main(file: str) -> None:
     if bag.import_errors:
         sys.exit("\n".join(map(str, bag.import_errors.values())))
     (dag,) = bag.dags.values()
+    # To look for garbage among the many objects of Airflow takes a tenth of the time, and finds 30 MB.
+    gc.disable()
     dag.test(run_conf=json.load(sys.stdin))
 
 
