@@ -16,6 +16,7 @@ confined to them, and all processes must have the same ones.
 | PACSIFIER_TIMEZONE *        | the system's          | of windows and nights, such as Europe/Zurich   |
 | PACSIFIER_WINDOW *          | always open           | retrieval window of nodes without one          |
 | PACSIFIER_MAX_SERIES *      | 10000                 | largest cohort of nodes without a limit        |
+| PACSIFIER_TASKS *           | 500                   | most tasks that a step of a run is divided into |
 | PACSIFIER_VERIFY_DAYS *     | 30                    | days after which all files are read again      |
 | PACSIFIER_TELL *            | nobody                | who gets messages, see `telling`               |
 | PACSIFIER_TELL_<DAG> *      | as PACSIFIER_TELL     | the same of one DAG: PACSIFIER_TELL_STUDY      |
@@ -57,6 +58,7 @@ _PLAIN = (
     "timezone",
     "window",
     "max_series",
+    "tasks",
     "verify_days",
     "tell",
     "tell_about",
@@ -272,6 +274,15 @@ def max_series() -> int:
         ConfigError: it is not a whole number above 0.
     """
     return _whole("max_series", 10000, 1)
+
+
+def most_tasks() -> int:
+    """Return the largest number of tasks that a step of a run is divided into. There is no use in more than 500.
+
+    Raises:
+        ConfigError: it is not a whole number above 0.
+    """
+    return _whole("tasks", 500, 1)
 
 
 def verify_days() -> int:

@@ -60,7 +60,7 @@ from pacsifier_ops.convert.store import Store
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import Approved, approved_of, lies_in
@@ -125,7 +125,7 @@ def prepare(run: Run, request: ConvertRequest, most: int = MOST, cancelled: Ques
     with storage_errors("the state root"):
         write_jsonl(run.part("series"), listed)
     todo = [item for (item, _), one in zip(items, listed, strict=True) if not one.known]
-    units = [(todo[place] for place in part) for part in slices(len(todo), most)]
+    units = [(todo[place] for place in part) for part in in_units(len(todo), most)]
     counts = {"series": len(items), "instances": sum(one.objects for one in listed)}
     bad = [asdict(file) for file in found.bad_files]
     state = _state_of(approved)

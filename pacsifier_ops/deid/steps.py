@@ -62,7 +62,7 @@ from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import MOST, Run, never, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_account, write_summary
 from pacsifier_ops.runs.progress import DEIDENTIFICATION
 from pacsifier_ops.runs.standing import standing_keys
@@ -373,7 +373,7 @@ def _planned(
     run: Run, sources: Sequence[SourceSeries], standing: AbstractSet[str], told: Mapping[str, Any], most: int
 ) -> list[int]:
     work = [source for source in sources if key_of(source) not in standing]
-    units = [(work[place] for place in unit) for unit in slices(len(work), most)]
+    units = [(work[place] for place in unit) for unit in in_units(len(work), most)]
     counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
     stands = ((one, Converting.line(counts_of(one))) for one in sources if key_of(one) in standing)
     return cut(run, units, {**told, **counts}, stands)

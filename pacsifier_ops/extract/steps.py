@@ -55,7 +55,7 @@ from pacsifier_ops.runs.accounts import (
     RunAccount,
 )
 from pacsifier_ops.runs.flow import write_flow
-from pacsifier_ops.runs.folder import MOST, Run, never, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never
 from pacsifier_ops.runs.job import Question, begin, expect, write_standing
 from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.runs.standing import STAMPS
@@ -177,7 +177,7 @@ def _write_rows(run: Run, table: QueryTable, most: int, with_earlier: Remember) 
     for problem in table.problems:
         reasons.setdefault(problem.line, []).append(problem.shown())
     same_as = {again: row.line for row in table.rows for again in row.duplicates}
-    batches = slices(len(table.rows), most)
+    batches = in_units(len(table.rows), most)
     with storage_errors("the state root"):
         contents = {"columns": table.columns, "same_as": list(same_as.items()), "notes": table.notes}
         write_json(run.folder / "table.json", contents)
@@ -558,7 +558,7 @@ def _write_units(
 
     for name, part in parts.items():
         wanted = [place for place, item in enumerate(part) if item.present is None]
-        for share in slices(len(wanted)):
+        for share in in_units(len(wanted)):
             run.write_part("units", unit, (asdict(planned(name, wanted[place])) for place in share))
             units_of.setdefault(name, []).append(unit)
             unit += 1

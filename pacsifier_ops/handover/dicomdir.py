@@ -47,7 +47,7 @@ from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, lies_in, refuse_changed, refuse_released_below
@@ -391,7 +391,7 @@ def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: File
         values = [[packed(f.path.relative_to(source)), f.size, f.mtime_ns, path, f.sha256] for f, path in files]
         return SeriesToCopy(number, files[0][0].modality, values)
 
-    units = [(item(i + 1, *series[i]) for i in unit) for unit in slices(len(series), most)]
+    units = [(item(i + 1, *series[i]) for i in unit) for unit in in_units(len(series), most)]
     return cut(run, units, {**plain, "passed_over": found.passed_over, "bad_files": bad})
 
 

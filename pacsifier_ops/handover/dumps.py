@@ -42,7 +42,7 @@ from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import DumpsRequest
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.leases import shared
@@ -155,7 +155,7 @@ def prepare(run: Run, request: DumpsRequest, most: int = MOST, cancelled: Questi
         with storage_errors("info_folder"):
             private_folder(info)
             fsync_folder(info.parent)
-    patients = slices(len(found) - 1, most) or [range(0)]
+    patients = in_units(len(found) - 1, most) or [range(0)]
     # The files beside the patients' folders go with the first patient.
     places = [[*([] if unit.start else [0]), *(i + 1 for i in unit)] for unit in patients]
     counts = {"patients": len(found) - 1, "files": sum(len(names) for _, names in found)}

@@ -48,7 +48,7 @@ from pacsifier_ops.pseudonyms.linkage import (
 )
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.runs.progress import NOT_TAGGED, TAGGED, UNCHANGED
 from pacsifier_ops.state.approved import approve, approved_of, refuse_changed
@@ -307,7 +307,7 @@ def _write_units(
 
     order = list(series.items())
     counts = {"series": len(order), "instances": sum(map(len, series.values())), "patients": len(people)}
-    units = [(item(i + 1, *order[i][0], order[i][1]) for i in unit) for unit in slices(len(order), most)]
+    units = [(item(i + 1, *order[i][0], order[i][1]) for i in unit) for unit in in_units(len(order), most)]
     return cut(run, units, {"passed_over": found.passed_over, "bad_files": bad, **counts})
 
 

@@ -34,7 +34,7 @@ from pacsifier_ops.base.tables import INTEGER, TEXT, write_table
 from pacsifier_ops.handover.account import ToolAccount, write_books
 from pacsifier_ops.handover.request import ReportsRequest
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared
 from pacsifier_ops.state.approved import DIFFERS, approved_of, lies_in
 from pacsifier_ops.state.leases import shared
@@ -162,7 +162,7 @@ def prepare(run: Run, request: ReportsRequest, most: int = MOST, cancelled: Ques
     others = sum(map(len, found.series.values())) - sum(map(len, reports))
     passed_over = {**found.passed_over, **({"no report": others} if others else {})}
     bad = [[file.path, file.reason] for file in found.bad_files]
-    lines = [(Outgoing.of(i + 1, root, reports[i]) for i in unit) for unit in slices(len(reports), most)]
+    lines = [(Outgoing.of(i + 1, root, reports[i]) for i in unit) for unit in in_units(len(reports), most)]
     return cut(run, lines, {"passed_over": passed_over, "bad_files": bad})
 
 

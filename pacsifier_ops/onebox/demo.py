@@ -13,11 +13,10 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_folder, read_json, write_atomic
+from pacsifier_ops.base.files import private_folder, read_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
 from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment
@@ -101,23 +100,14 @@ def main(which: str = "study") -> int:
 
         omop.make(HOME / "omop" / "omop.duckdb")
     with EmbeddedPacs(aet=PACS_AET) as pacs, EmbeddedPacs(aet="RESEARCH", folder=HOME / "research") as node:
-        count = pacs.add(demo_cohort(HOME / "pacs"))
-        print(f"1  a PACS with {count} DICOM objects listens at port {pacs.port}, a research node at port {node.port}")
-        environment = {
-            **os.environ,
-            **airflow_environment(HOME),
-            "PACSIFIER_DATA_ROOT": str(HOME),
-            # Airflow reads all files of the folder each time, and this one is enough.
-            "AIRFLOW__CORE__DAGS_FOLDER": str(REPO / "dags" / "pacsifier_study.py"),
-            "AIRFLOW_CONN_PACS_DEFAULT": _connection(pacs),
-            "AIRFLOW_CONN_RESEARCH_NODE": _connection(node),
-        }
-        print("2  Airflow sets up its database", flush=True)
         log = private_folder(HOME / "logs") / "airflow.log"
-        with log.open("w") as stream:
-            _set_up_database(environment, stream)
-            print(f"3  the DAG pacsifier_study runs on {demo.project_file}", flush=True)
-            run = _study({"project_file": demo.project_file}, environment, stream)
+        with log.open("w") as stream, _airflow(pacs, node, stream) as airflow:
+            count = pacs.add(demo_cohort(HOME / "pacs"))
+            print(
+                f"1  a PACS with {count} DICOM objects listens at port {pacs.port}, a research node at port {node.port}"
+            )
+            print("2  Airflow starts", flush=True)
+            run = _study(demo, airflow)
     if run is None:
         print(f"the run did not end; its log is {log}", file=sys.stderr)
         return 1
@@ -130,35 +120,44 @@ def _connection(pacs: EmbeddedPacs) -> str:
     return json.dumps({"conn_type": "dicom", "host": HOST, "port": pacs.port, "extra": extra})
 
 
-def _set_up_database(environment: dict[str, str], log: Any) -> None:
-    """Create Airflow's tables, unless this version of Airflow has created them: even a check takes it seconds."""
-    database, made = HOME / "airflow" / "airflow.db", HOME / "airflow" / "made-by"
-    version = metadata.version("apache-airflow")
-    if database.exists() and made.exists() and made.read_text(encoding="utf-8") == version:
-        return
-    made.unlink(missing_ok=True)
-    if _airflow(["db", "migrate"], environment, log).wait() == 0:
-        write_atomic(made, version)
+def _airflow(pacs: EmbeddedPacs, node: EmbeddedPacs, log: Any) -> subprocess.Popen[bytes]:
+    """Start Airflow, which waits for the conf of the run (see `run_dag`)."""
+    file = REPO / "dags" / "pacsifier_study.py"
+    environment = {
+        **os.environ,
+        **airflow_environment(HOME),
+        "PACSIFIER_DATA_ROOT": str(HOME),
+        # One task runs at a time, and each takes as long to begin as the demonstration's series take.
+        "PACSIFIER_TASKS": "2",
+        # Airflow reads all files of the folder each time, and this one is enough.
+        "AIRFLOW__CORE__DAGS_FOLDER": str(file),
+        "AIRFLOW_CONN_PACS_DEFAULT": _connection(pacs),
+        "AIRFLOW_CONN_RESEARCH_NODE": _connection(node),
+    }
+    command = [sys.executable, "-m", "pacsifier_ops.onebox.run_dag", str(file)]
+    return subprocess.Popen(
+        command, env=environment, cwd=REPO, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+    )
 
 
-def _airflow(arguments: list[str], environment: dict[str, str], log: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "airflow", *arguments]
-    return subprocess.Popen(command, env=environment, cwd=REPO, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _study(conf: dict[str, Any], environment: dict[str, str], log: Any) -> Path | None:
+def _study(demo: Demo, airflow: subprocess.Popen[bytes]) -> Path | None:
     """Run the study to its end, and print each stage when it begins.
 
     Returns:
         The run's folder; None if the run has no summary.
     """
     started = time.time()
-    process = _airflow(["dags", "test", "pacsifier_study", "--conf", json.dumps(conf)], environment, log)
+    assert airflow.stdin
+    airflow.stdin.write(json.dumps({"project_file": demo.project_file}).encode())
+    airflow.stdin.close()
     printed: list[str] = []
     while True:
-        ended = process.poll() is not None
+        ended = airflow.poll() is not None
         folders = [f for f in (HOME / "state" / "runs").glob("pacsifier_study-*") if f.stat().st_mtime >= started - 1]
         run = max(folders, key=lambda f: f.stat().st_mtime, default=None)
+        if run and not printed:
+            printed.append("")
+            print(f"3  the DAG pacsifier_study runs on {demo.project_file}", flush=True)
         for stage in _begun(run):
             if stage not in printed:
                 print(f"   {stage}", flush=True)

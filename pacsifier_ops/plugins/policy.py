@@ -33,10 +33,18 @@ _NEW_PER_OLD = 10
 
 @hookimpl
 def task_policy(task: Any) -> None:
-    """Give a task of ours the text that its page in Airflow shows: that of its operator, for people."""
+    """Give a task of ours the text that its page in Airflow shows: that of its operator, for people.
+
+    It also gives up its copies of the DAG's params. Airflow merges the two anyway, and in a DAG with a large form the
+    copies are most of what Airflow keeps of it and reads again: 1.2 of 1.3 MB of pacsifier_study.
+    """
     mapped = getattr(task, "partial_kwargs", None)
     operator = type(task) if mapped is None else task.operator_class
-    if task.doc_md or not operator.__module__.startswith("pacsifier_ops."):
+    if not operator.__module__.startswith("pacsifier_ops."):
+        return
+    for name in [name for name, param in task.params.items() if param.source == "dag"]:
+        del task.params[name]
+    if task.doc_md:
         return
     text = _for_people(operator)
     if mapped is None:
@@ -141,9 +149,9 @@ def _let_forgotten_run_begin(pool: str, session: Session) -> None:
 
 
 def _defaults(task: Any) -> Mapping[str, Any]:
-    """Return the default values of the params of a task's DAG."""
+    """Return the default values of the params of a task's DAG. They were checked where the DAG was read."""
     params = getattr(getattr(task, "dag", None), "params", None) or {}
-    return params.dump() if hasattr(params, "dump") else dict(params)
+    return {name: getattr(param, "value", param) for name, param in params.items()}
 
 
 def _asked(given: Mapping[str, Any]) -> list[str]:

@@ -227,3 +227,12 @@ def slices(count: int, most: int = MOST) -> list[range]:
     """Divide 0…count-1 into at most `most` consecutive ranges of equal size, the last of which may be shorter."""
     size = max(1, -(-count // most))
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def in_units(count: int, most: int = MOST) -> list[range]:
+    """Divide what a step works on into units, as `slices` does, but no more than the settings allow.
+
+    Raises:
+        ConfigError: the setting is wrong.
+    """
+    return slices(count, min(most, settings.most_tasks()))

@@ -22,7 +22,7 @@ from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.approvals import ended_by
-from pacsifier_ops.runs.folder import MOST, Run, never, now, slices
+from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state import audit
@@ -102,7 +102,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     series = [Outgoing.of(number, root, files) for number, files in enumerate(order, start=1)]
     standing = standing_series(run, request, node, series)
     work = [one for one in series if one.series not in standing]
-    lines = [(work[place] for place in unit) for unit in slices(len(work), most)]
+    lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]
     stands = ((one, Sending.standing(one, len(one.files))) for one in series if one.series in standing)
     beside = _beside(approved) if request.release and approved else []
     _refuse_among_others(run, node, root, beside, cancelled)

@@ -15,7 +15,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.fetching import Retrieval
 from pacsifier_ops.runs.accounts import COMPLETE, SeriesAccount
-from pacsifier_ops.runs.folder import Run, slices
+from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.turns import BULK, NORMAL, URGENT, Entry, Line, Place, count_turn
 from tests.support import airflow_home
@@ -37,7 +37,7 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
 
 @pytest.fixture
 def in_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "slices", lambda count, most=0: slices(count, 1))
+    monkeypatch.setenv("PACSIFIER_TASKS", "1")
 
 
 def eventually(condition: Callable[[], object]) -> None:

@@ -108,6 +108,8 @@ def test_dags_have_an_owner_limits_and_a_text_for_every_task(
     assert all(task.doc_md and "Args:" not in task.doc_md for task in tasks)
     assert dags["pacsifier_study"].get_task("extract.retrieve").doc_md.startswith("Retrieve the series of one unit")
     assert all((task.execution_timeout is None) == task.task_id.endswith("approve") for task in tasks)
+    # No task has copies of the DAG's params, which Airflow would keep and read with each of them.
+    assert {name for task in tasks for name in task.params} == {"reason"}
     assert dags["pacsifier_extract"].dagrun_timeout.total_seconds() / 3600 > LONGEST_PATIENCE
     monkeypatch.setenv("PACSIFIER_OWNER", "imaging")
     monkeypatch.setenv("PACSIFIER_TASK_HOURS", "0")
