@@ -14,15 +14,16 @@ import pytest
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import DestinationRefused, InputError, NotApproved, PacsError
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.runs.folder import stage_run
+from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.state import audit
 from pacsifier_ops.study import steps
 from pacsifier_ops.study.project import REMOVE
 from pacsifier_ops.study.release import begin_sending, listing_of, newly_released, release, released_of
 from pacsifier_ops.study.run import RELEASE_TO
 from pacsifier_ops.upload import steps as upload
-from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, UNFINISHED, FileStore
+from pacsifier_ops.upload.filestore import MANIFEST, UNFINISHED, FileStore
 from pacsifier_ops.upload.folder import Folder
 from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
@@ -207,9 +208,28 @@ def test_no_image_comes_to_lie_in_the_data_set_of_another_project(
     alien.make()
     steps.check(alien.run)
     alien.approve()
-    with pytest.raises(PacsError, match=OCCUPIED):
+    with pytest.raises(PacsError, match="another data set"):
         alien.send_to_store(store.node)
     assert store.contents() == left
+
+
+def test_an_upload_into_the_folder_of_a_release_does_not_replace_its_manifest(
+    store: Elsewhere, night: StudyRun, pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    """Of another folder; and of the images of the release itself, whose manifest would list no tables."""
+    night.release_to(store.node)
+    before = store.contents()
+    write(series("A"), tmp_path / "another")
+    for folder in (tmp_path / "another", night.folder("released")):
+        request = UploadRequest(folder, tmp_path / "log", allow_empty=True)
+        with pytest.raises(DestinationRefused, match="another data set"):
+            upload.prepare(Run.fresh(), request, store.node)
+    assert store.contents() == before
+    again = StudyRun(node_of(pacs), night.data, ROWS, GIVEN)
+    again.make()
+    again.release_to(store.node)
+    assert store.contents() == before
+    is_true(store.contents())
 
 
 def test_what_left_is_in_the_audit_file_also_where_the_manifest_cannot_be_put(
