@@ -61,6 +61,15 @@ def data_set_name(which: str) -> str:
     return hmac.new(key.encode(), which.encode(errors="surrogateescape"), "sha256").hexdigest()[:32]
 
 
+def has_taken(destination: str) -> bool:
+    """Return whether a destination has ever confirmed anything.
+
+    Args:
+        destination: see `Deliveries`.
+    """
+    return (settings.state_root() / "delivered" / digest_of(destination)).exists()
+
+
 def delivery_lease(destination: str, series: SeriesId) -> str:
     """Return the name of the lease under which one process at a time sends a series to a destination."""
     return f"deliver:{destination}:{series}"

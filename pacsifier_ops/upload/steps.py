@@ -68,7 +68,6 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
-    from pacsifier_ops.upload.kinds import destination_at
 
     given = request.folder.resolve()
     root = lies_in(given)
@@ -76,17 +75,13 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     if not (given.is_dir() and root.is_dir()):
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
-    if request.release:
-        refuse_no_store(node)
-        _refuse_own(node, root)
     approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    with destination_at(node, shared(), cancelled, root=root, data_set=_name_of(request)) as destination:
-        destination.check()
+    check_place(node, root, bool(request.release), cancelled)
     try:
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
@@ -109,6 +104,29 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     _refuse_among_others(run, request, node, order, beside, cancelled)
     kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
     return cut(run, lines, {**kept, **counts}, stands)
+
+
+def check_place(node: Node, root: Path, release: bool, cancelled: Question = never) -> None:
+    """Check that a folder can be sent to a destination: it is there, we may write, and no other data set is there.
+
+    Args:
+        node: the destination.
+        root: the folder; it need not be there yet.
+        release: it is a data set that is released straight to there.
+        cancelled: called regularly; True ends the work.
+
+    Raises:
+        ConfigError: a data set cannot be released to such a destination.
+        PacsError: it does not answer, or does not accept us.
+    """
+    from pacsifier_ops.upload.kinds import destination_at
+
+    if release:
+        refuse_no_store(node)
+        _refuse_own(node, root)
+    name = _name_of(root, release)
+    with destination_at(node, shared(), cancelled, root=root, data_set=name) as destination:
+        destination.check()
 
 
 def _of_release(root: Path, path: Path) -> Approved:
@@ -151,13 +169,13 @@ def _refuse_own(node: Node, root: Path) -> None:
             raise DestinationRefused(f"{node.name}: path is in the folder of the study itself; give one elsewhere")
 
 
-def _name_of(request: UploadRequest) -> str:
+def _name_of(root: Path, release: object) -> str:
     """Return the name by which stores know what is uploaded; a release has tables, so it is not what lies there else.
 
     Raises:
         StorageError: the state root cannot be written.
     """
-    return data_set_name(f"{'release' if request.release else 'upload'}:{request.folder}")
+    return data_set_name(f"{'release' if release else 'upload'}:{root}")
 
 
 def _refuse_among_others(
@@ -244,7 +262,7 @@ class Sending(SeriesWorker[Outgoing]):
         _refuse_another(prepared(run), self._node)
         folder, resend = request.folder, request.resend
         self.urgency = request.urgency
-        more: dict[str, Any] = {"place": self.place, "data_set": _name_of(request)}
+        more: dict[str, Any] = {"place": self.place, "data_set": _name_of(folder, request.release)}
         sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note, **more)
         self.at_node = self._sender = stack.enter_context(sender)
 
@@ -307,7 +325,11 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
     from pacsifier_ops.upload.send import Sender
 
     _refuse_another(prepared(run), node)
-    more: dict[str, Any] = {"note": run.note, "ends": True, "data_set": (name := _name_of(request))}
+    more: dict[str, Any] = {
+        "note": run.note,
+        "ends": True,
+        "data_set": (name := _name_of(request.folder, request.release)),
+    }
     with Sender(node, shared(), request.folder, request.resend, cancelled, **more) as sender:
         if request.release and _has_lasted(request.started):
             _refuse_lost(run, sender)

@@ -6,13 +6,15 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.base.errors import DestinationRefused, InputError, NotApproved, PacsError
+from pacsifier_ops.base.errors import DestinationRefused, InputError, NotApproved, PacsError, PacsUnreachable
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
@@ -29,7 +31,8 @@ from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, series, serving
 from tests.support.release_to import DAY, FIRST, GIVEN, ROWS, SECOND, files_in, images
-from tests.support.stores import Elsewhere, on_disk
+from tests.support.store_peers import Sshd, missing_sshd, running
+from tests.support.stores import Elsewhere, on_disk, sftp_node, started
 from tests.support.study import StudyRun
 
 pytestmark = pytest.mark.archive
@@ -230,6 +233,51 @@ def test_an_upload_into_the_folder_of_a_release_does_not_replace_its_manifest(
     again.release_to(store.node)
     assert store.contents() == before
     is_true(store.contents())
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("s3", {"root": "s3://no-such-bucket/x"}, "release_to: store: the bucket is not there"),
+        ("sftp", {"root": "/nowhere/at/all"}, "release_to: trusted: root is not there"),
+        ("sftp", {}, "release_to: trusted: the server gives no permission"),
+        ("folder", {"path": "/nowhere/at/all"}, "release_to: share: path is no folder"),
+    ],
+)
+def test_a_store_that_takes_nothing_is_told_before_anything_is_fetched(
+    kind: str, change: dict[str, Any], told: str, pacs: EmbeddedPacs, data: Path, tmp_path: Path
+) -> None:
+    """A folder that is not there, and a server where we may only read: nobody has to approve first to learn of it."""
+    night = StudyRun(node_of(pacs), data, ROWS, GIVEN)
+    with ExitStack() as stack:
+        if kind == "sftp" and not change:
+            if missing := missing_sshd():
+                pytest.skip(missing)
+            node: Node = sftp_node(stack.enter_context(running(Sshd(tmp_path / "sshd", flags=("-R",)))))
+        else:
+            (tmp_path / "place").mkdir()
+            node = replace(started(kind, tmp_path / "place", stack).node, **change)
+        with pytest.raises(DestinationRefused, match=told):
+            steps.check_store(night.study, node)
+
+
+def test_a_store_that_is_down_costs_its_release_and_not_the_night(
+    store: Elsewhere, night: StudyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(self: Folder, stack: object) -> None:
+        raise PacsUnreachable("share: does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "connect", down)
+        with pytest.raises(PacsUnreachable):  # it has never answered, so its address may be wrong
+            steps.check_store(night.study, store.node)
+    night.release_to(store.node)
+    before = store.contents()
+    assert steps.check_store(night.study, store.node) == "" and store.contents() == before
+    monkeypatch.setattr(Folder, "connect", down)
+    assert steps.check_store(night.study, store.node) == "share: does not answer"
+    nobody = StudyRun(night.node, night.data, ROWS, {**GIVEN, "release": "nobody"})
+    assert steps.check_store(nobody.study, store.node) == ""
 
 
 def test_what_left_is_in_the_audit_file_also_where_the_manifest_cannot_be_put(
