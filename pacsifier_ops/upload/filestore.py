@@ -293,10 +293,12 @@ class FileStore(Destination):
             yield left.decode(errors="replace")
 
     def finish(self, manifest: Path) -> None:
-        """Put the manifest. It replaces that of an earlier run."""
+        """Put the manifest. It replaces that of an earlier run; the same one stays, or it would be taken for news."""
         self.open()
         self._refuse_anothers()
-        self.write(MANIFEST, Reading(manifest, manifest.stat().st_size, block=self.block))
+        size = manifest.stat().st_size
+        if self.sizes("").get(MANIFEST) != size or self._digest(MANIFEST) != digest(manifest):
+            self.write(MANIFEST, Reading(manifest, size, block=self.block))
 
     def close(self, abort: bool = False) -> None:
         """See `Destination`; what was listed may change now."""

@@ -30,6 +30,7 @@ from pacsifier_ops.upload.filestore import (
     MANIFEST,
     NOT_ITS_PATH,
     OCCUPIED,
+    UNFINISHED,
     FileStore,
 )
 from pacsifier_ops.upload.nodes import FtpsNode, ObjectStoreNode, SftpNode, StoreNode
@@ -243,6 +244,27 @@ def test_a_folder_whose_name_begins_alike_is_another_one(
     assert isinstance(node, ObjectStoreNode)
     assert upload(replace(node, root=f"{node.root}2"), other).verdict == COMPLETE
     assert upload(node, folder).verdict == COMPLETE
+
+
+def test_a_run_without_news_leaves_the_manifest_as_it_is(
+    place: Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a new one would load the whole data set again, and a bucket with versions would keep each."""
+    upload(place.node, folder)
+    of, written = type(destination(place.node)), []
+    write_there = of.write
+
+    def seen(self: FileStore, name: str, content: filestore.Reading) -> None:
+        written.append(name)
+        write_there(self, name, content)
+
+    monkeypatch.setattr(of, "write", seen)
+    assert upload(place.node, folder).verdict == COMPLETE
+    assert [name for name in written if not name.startswith(UNFINISHED)] == []
+    spoilt = place.contents()[MANIFEST].replace(b"PSEUDO1", b"PSEUDO9")
+    place.put(MANIFEST, spoilt)  # of the same size
+    assert upload(place.node, folder).verdict == COMPLETE
+    assert written[-1] == MANIFEST and place.contents()[MANIFEST] != spoilt
 
 
 def test_a_changed_release_replaces_what_was_sent_from_here(
