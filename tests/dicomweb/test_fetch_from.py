@@ -93,6 +93,19 @@ def test_searched_by_dicomweb_and_fetched_by_move_from_one_that_lacks_images(
     assert reasons and all("missing at part: it does not list" in r and "and web does" in r for r in reasons)
 
 
+@pytest.mark.parametrize("path", ["", "/dicom-wep", "/dicom-web/studies"])
+def test_an_address_that_gives_nothing_is_told(path: str, orthanc: OrthancWeb, tmp_path: Path) -> None:
+    """That of Orthanc's own services, one with a slip, and that of the studies; none is told from WADO-RS alone."""
+    table = write_table(tmp_path / "table.csv", [{"PatientID": "123421", "StudyDate": "20150601"}])
+    url = orthanc.url.removesuffix("/dicom-web") + path
+    web(tmp_path, orthanc, url=url)
+    got = extract(dimse(tmp_path, orthanc, fetch_from="web.json"), table, tmp_path / "out")
+    assert got.code == 3, got.said
+    reasons = {line["Reason"].partition(" missing at web: ")[2] for line in got.log if line["Missing"] != "0"}
+    [reason] = reasons
+    assert f"(HTTP 404 below {url}, where nothing can be searched either: " in reason and "address is wrong" in reason
+
+
 def test_errors_come_before_anything_is_sent(orthanc: OrthancWeb, tmp_path: Path) -> None:
     table = write_table(tmp_path / "table.csv", [{"PatientID": "123421"}])
 
