@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.base.errors import DestinationRefused, InputError, NotApproved, PacsError, PacsUnreachable
+from pacsifier_ops.base.errors import Cancelled, DestinationRefused, InputError, NotApproved, PacsError, PacsUnreachable
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.state import audit
@@ -233,6 +234,41 @@ def test_an_upload_into_the_folder_of_a_release_does_not_replace_its_manifest(
     again.release_to(store.node)
     assert store.contents() == before
     is_true(store.contents())
+
+
+@pytest.mark.parametrize("kind", ["sftp", "s3"])
+def test_cancelled_between_two_files_only_the_rest_is_sent_again(kind: str, night: StudyRun, tmp_path: Path) -> None:
+    stage = stage_run(night.run, RELEASE_TO)
+    (tmp_path / "place").mkdir()
+    with ExitStack() as stack:
+        place = started(kind, tmp_path / "place", stack)
+
+        def sent(size: int) -> None:
+            if len(images(place.contents())) == 2:
+                approvals.cancel(night.run, 0, "anna")  # of the study, as its page does
+
+        def cancelled() -> bool:
+            return approvals.cancellation(stage) is not None
+
+        units = begin(night, place.node)
+        with pytest.raises(Cancelled), upload.Sending(stage, place.node, cancelled, sent) as sending:
+            sending.units(units)
+        account = upload.report(stage, lambda: place.node)
+        assert account.verdict == approvals.CANCELLED and (account.totals()["received"], account.totals()["missing"]) == (2, 3)
+        half = place.contents()
+        assert len(half) == len(images(half)) == 2, "no manifest, no tables, nothing unfinished"
+        with pytest.raises(NotApproved):
+            release(night.run)
+        assert steps.report(night.run).released is None
+
+        approvals.begin_again(night.run, 1)  # as when the run is cleared
+        night.send_to_store(place.node)
+        release(night.run)
+        again = json.loads((stage.folder / "accounts.json").read_text())["totals"]
+        assert (again["present"], again["received"]) == (2, 3)
+        there = place.contents()
+    assert half.items() <= there.items() and len(images(there)) == 5 and MANIFEST in there
+    is_true(there)
 
 
 @pytest.mark.parametrize(
