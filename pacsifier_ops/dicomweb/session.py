@@ -131,7 +131,12 @@ class WebSession:
             PacsError: the archive does not answer, or does not answer as DICOMweb.
         """
         answer = self._find(query("STUDY", StudyInstanceUID=""), uids_of, 1)
-        if answer.status or answer.unreadable:
+        if answer.unreadable:  # as Orthanc's own services, which have a list of studies as well
+            raise PacsError(
+                f"{self.node.name}: answers a query for studies, and not with DICOM; give the address whose /studies "
+                "is that of DICOMweb, such as https://vna.example/dicom-web"
+            )
+        if answer.status:
             raise Unsupported(f"{self.node.name}: refuses a query for studies; check the address of the connection")
 
     def find(self, identifier: Dataset, most: int = 0) -> Matches[Dataset]:
@@ -278,7 +283,7 @@ class WebSession:
                     f"{self.node.name}: does not send objects as it holds them (HTTP 406 for transfer-syntax=*)"
                 )
             if answer.status_code in _RETRIEVAL_REFUSED:
-                result.failed += 1
+                result.failed, result.told = result.failed + 1, f"HTTP {answer.status_code}"
                 return
             if answer.status_code == 206:  # PS3.18 10.4.3.2: some objects could not be sent
                 result.failed += 1

@@ -162,6 +162,7 @@ class RetrieveResult:
         completed, failed, warning: numbers of sub-operations.
         unreadable: number of objects received by C-GET and refused, because they have no valid UIDs.
         failed_uids: SOP Instance UIDs that the peer lists as failed; the list is optional.
+        told: how a peer that speaks another language says that it failed; no value of a patient.
     """
 
     status: int
@@ -170,6 +171,7 @@ class RetrieveResult:
     warning: int = 0
     unreadable: int = 0
     failed_uids: list[str] = field(default_factory=list)
+    told: str = ""
 
     @property
     def untouched(self) -> bool:

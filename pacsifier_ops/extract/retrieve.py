@@ -23,7 +23,7 @@ from pynetdicom import AllStoragePresentationContexts, sop_class
 from pacsifier_ops.archive.attempts import AtNode
 from pacsifier_ops.archive.find import Expectation, Finder, expectation_of_giver, listed_instances
 from pacsifier_ops.base import cells
-from pacsifier_ops.base.config import ACCEPT_ARCHIVE, ArchiveNode
+from pacsifier_ops.base.config import ACCEPT_ARCHIVE, ArchiveNode, WebNode
 from pacsifier_ops.base.errors import (
     AssociationAborted,
     MoveDestinationUnknown,
@@ -339,8 +339,8 @@ class Transfer:
         self._refusals = 0
         self._failure = ""
         self._methods: set[str] = set()
-        # Number of missing instances that an archive that was not asked for them does not list either.
-        self._unknown_count = 0
+        # Of an archive that only gives: number of missing instances that it does not list either, or it lists none.
+        self._unknown_count, self._unsearchable = 0, False
         self._recall = Recall(retriever, retriever.finder, planned)
         self._was_sending = self._sending = sending
         archives = retriever.asked.key, retriever.node.key
@@ -369,6 +369,7 @@ class Transfer:
             self._retriever.again(self._quarantine_unlisted)
         if self._retriever.is_split and self._missing():
             listed = listed_instances(self._session, self.planned.series)
+            self._unsearchable = listed is None
             self._unknown_count = 0 if listed is None else len(set(self._missing()) - listed - {""})
 
     def keep_listing(self, account: SeriesAccount) -> None:
@@ -499,7 +500,12 @@ class Transfer:
                 f"the archive could not send them (0x{outcome.status:04X}); check that it reaches this machine at port "
                 f"{self._node.receiver_port} under AE title {self._node.destination}"
             )
-        return f"the archive did not send them (last status 0x{outcome.status:04X})"
+        if outcome.told and self._unsearchable and isinstance(self._node, WebNode):
+            return (
+                f"the archive did not send them ({outcome.told} below {self._node.url}, where nothing can be searched "
+                "either: if that is so for all series, the address is wrong)"
+            )
+        return f"the archive did not send them ({outcome.told or f'last status 0x{outcome.status:04X}'})"
 
     def _expect(self) -> None:
         """Query the expected instances, whether the data base decides about the patient, and the availability."""

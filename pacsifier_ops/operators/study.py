@@ -151,6 +151,8 @@ class StudySetUpOperator(PacsifierOperator):
             nodes |= {n.giver.name: n.giver for n in nodes.values() if isinstance(n, Archive) and n.giver}
             needs = [(right, nodes[name]) for right, name in study.needs(givers_of(nodes.values()))]
             facts = admit(run, context, needs, **study.told, urgency=study.urgency)
+            if study.release_to and (told := steps.check_store(study, nodes[study.release_to], self.cancelled)):
+                self.log.warning("release_to: %s; it is tried again when somebody has approved", told)
         except BaseException:
             run.forget(["stages"])  # or the step could be marked as a success, and the stages begin
             raise

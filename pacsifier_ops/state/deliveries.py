@@ -6,14 +6,23 @@ an instance. A line truncated by a kill is ignored.
 
 from __future__ import annotations
 
+import hmac
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.files import ascii_json, json_line, private_folder, private_handle, storage_errors
+from pacsifier_ops.base.files import (
+    ascii_json,
+    json_line,
+    private_folder,
+    private_handle,
+    storage_errors,
+    write_once,
+)
 from pacsifier_ops.base.identity import SeriesId, digest_of
 from pacsifier_ops.state.facts import identity_at
 
@@ -36,6 +45,29 @@ class Delivery:
     size: int = 0
     ctime_ns: int = 0
     approved: str = ""
+
+
+def data_set_name(which: str) -> str:
+    """Return the name by which destinations know a data set: it tells nothing, and no other state root gives it.
+
+    Args:
+        which: what tells the data set from others here, such as its folder.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    with storage_errors("the state root"):
+        key = write_once(private_folder(settings.state_root() / "delivered") / "names.key", secrets.token_hex(32))
+    return hmac.new(key.encode(), which.encode(errors="surrogateescape"), "sha256").hexdigest()[:32]
+
+
+def has_taken(destination: str) -> bool:
+    """Return whether a destination has ever confirmed anything.
+
+    Args:
+        destination: see `Deliveries`.
+    """
+    return (settings.state_root() / "delivered" / digest_of(destination)).exists()
 
 
 def delivery_lease(destination: str, series: SeriesId) -> str:

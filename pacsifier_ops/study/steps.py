@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.config import node_names
-from pacsifier_ops.base.errors import ConfigError, InputError
+from pacsifier_ops.base.config import Node, node_names
+from pacsifier_ops.base.errors import ConfigError, DestinationRefused, InputError, PacsError
 from pacsifier_ops.base.files import private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.base.given import read_given
 from pacsifier_ops.base.places import kept_as
@@ -108,6 +108,38 @@ def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: st
             for name in FOLDERS:
                 forget_facts(folder_of(study, name))
     return study
+
+
+def check_store(study: Study, node: Node, cancelled: Callable[[], bool] = never) -> str:
+    """Check that the study can be released to its store, before anything is fetched, and somebody asked.
+
+    A store that has taken something before and does not answer now is no reason to fetch nothing: the release is tried
+    again when it is due.
+
+    Args:
+        node: the store.
+
+    Returns:
+        What is wrong for now; empty: nothing.
+
+    Raises:
+        ConfigError: it is no store of files.
+        PacsError: it is not there, we may not write, or another data set lies there; or it has never answered.
+    """
+    from pacsifier_ops.state.deliveries import has_taken
+    from pacsifier_ops.upload.steps import check_place
+
+    if study.release == NOBODY:
+        return ""
+    try:
+        check_place(node, folder_of(study, DEIDENTIFIED_FOLDER), release=True, cancelled=cancelled)
+    except DestinationRefused as error:
+        raise DestinationRefused(f"release_to: {error}") from error
+    except PacsError as error:
+        if not (error.retryable and has_taken(node.key)):
+            raise
+        return str(error)
+    return ""
 
 
 #: Rules of a project file that a form of the same study cannot loosen, with what they are where they restrict nothing.

@@ -61,6 +61,7 @@ class Destination(ABC):
         cancelled: called regularly; True ends the work.
         before_transfer: called with the slot acquired, before objects are put. An exception prevents that.
         root: the folder that is uploaded; objects have their paths below it.
+        data_set: name of what is uploaded, see `data_set_name`; empty: nothing is, it is only tried.
 
     Attributes:
         method: name of the way, for accounts.
@@ -77,8 +78,9 @@ class Destination(ABC):
         cancelled: Callable[[], bool] = lambda: False,
         before_transfer: Callable[[], None] = lambda: None,
         root: Path = Path(),
+        data_set: str = "",
     ) -> None:
-        self._node, self._slot, self._root = node, slot, root
+        self._node, self._slot, self._root, self._data_set = node, slot, root, data_set
         self._cancelled, self._before_transfer = cancelled, before_transfer
         self._stack = ExitStack()
         self._open = False
@@ -173,6 +175,10 @@ class Destination(ABC):
         """Return whether one of these, which were never put, would lie where another file lies."""
         return False
 
+    def unnamed(self) -> set[str]:
+        """Return the paths that a manifest there lists which names no data set, as those of earlier versions."""
+        return set()
+
     def listed(self, file: DicomFile) -> Mapping[str, object] | None:
         """Return the line of the manifest for a file; None where there is no manifest."""
         return None
@@ -181,7 +187,7 @@ class Destination(ABC):
         """Put the manifest of a run that is complete.
 
         Args:
-            manifest: a line of JSON for each file, see `listed`.
+            manifest: a line of JSON for each file, see `listed`. The first line names the data set as well.
 
         Raises:
             PacsError: the connection failed.

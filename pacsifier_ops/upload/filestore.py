@@ -2,7 +2,8 @@
 
 The manifest is put last, when a run is complete: `manifest.jsonl`, a line of JSON for each file with path, size in
 bytes and SHA-256. Who finds it, finds all that it lists; what is there and not in it, belongs to no complete delivery.
-So an earlier manifest is removed before a file is replaced.
+So an earlier manifest is removed before a file is replaced. Its first line names the data set as well (`data_set`), and
+where that is another one, nothing is put.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pacsifier_ops.base.errors import FileUnreadable, PacsError
+from pacsifier_ops.base.errors import DestinationRefused, FileUnreadable, PacsError
+from pacsifier_ops.base.files import json_line
 from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.base.waiting import pause
 from pacsifier_ops.dicom.files import DicomFile
@@ -29,13 +31,21 @@ from pacsifier_ops.upload.nodes import StoreNode
 MANIFEST = "manifest.jsonl"
 #: Beginning of the names of files that are not complete.
 UNFINISHED = ".unfinished-"
+#: Key in the first line of a manifest: the name of the data set.
+DATA_SET = "data_set"
 #: Number of bytes that are read at once.
 PIECE = 1 << 20
+#: Bytes of the longest line that a manifest may have; and what is raised where a file of its name is none.
+_LONGEST_LINE, _NOT_OURS = 1 << 16, (ValueError, LookupError, TypeError, AttributeError)
 #: A small file to try whether files can be written.
 _PROBE = Path(__file__).with_name("__init__.py")
 
 NOT_ITS_PATH = "its path cannot be used at the destination; rename its folders in plain letters"
 OCCUPIED = "another file has its name there, that was not sent from here; look at it, or choose another folder"
+ANOTHERS = (
+    f"{MANIFEST} there is that of another data set, and would not be true any more; choose another folder, or, if that "
+    f"one is given up, remove {MANIFEST} there"
+)
 CHANGED_THERE = "what the destination holds is not what was sent"
 
 
@@ -152,7 +162,7 @@ class FileStore(Destination):
         """Remove a file there; none is no error."""
 
     def check(self) -> None:
-        """Write a small file and remove it again. It is one of this package, and tells nothing.
+        """Write a small file and remove it again; look whose manifest is there. The file tells nothing.
 
         For an uploaded folder its name is the same every time: what a kill has left is removed by the next attempt.
         """
@@ -169,6 +179,7 @@ class FileStore(Destination):
 
     def _try(self, name: str) -> None:
         self.open()
+        self._refuse_anothers()
         self.write(name, Reading(_PROBE, _PROBE.stat().st_size, block=self.block))
         self.remove(name)
 
@@ -195,6 +206,7 @@ class FileStore(Destination):
                 return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
             return {file.sop_instance_uid: Answer(Outcome.UNFIT, text=OCCUPIED)}
         if size is not None and self._has_manifest:
+            self._refuse_anothers()
             self.remove(MANIFEST)
             self._has_manifest = False
         try:
@@ -239,10 +251,54 @@ class FileStore(Destination):
             raise FileUnreadable("a file changed after it was sent, so no manifest was put; run the upload again")
         return {"path": self.name_of(file), "size": file.size, "sha256": sha256}
 
-    def finish(self, manifest: Path) -> None:
-        """Put the manifest. It replaces that of an earlier run."""
+    def unnamed(self) -> set[str]:
+        """See `Destination`."""
         self.open()
-        self.write(MANIFEST, Reading(manifest, manifest.stat().st_size, block=self.block))
+        if self._owner() != "":
+            return set()
+        try:
+            return {json_line(line)["path"] for line in self._lines()}
+        except _NOT_OURS:
+            return {""}  # nothing was ever sent under this path
+
+    def _refuse_anothers(self) -> None:
+        """Refuse a place that has the manifest of another data set.
+
+        Raises:
+            DestinationRefused: it has.
+        """
+        if self._data_set and self._owner() not in (None, "", self._data_set):
+            raise DestinationRefused(f"{self.node.name}: {ANOTHERS}")
+
+    def _owner(self) -> str | None:
+        """Return the data set whose manifest is there; None: there is none; empty: it names none."""
+        if MANIFEST not in self.sizes(""):
+            return None
+        try:
+            first = json_line(next(self._lines(), ""))
+            return str(first.get(DATA_SET, "") if first["path"] else "?")
+        except _NOT_OURS:
+            return "?"  # a file of that name which we have not made
+
+    def _lines(self) -> Iterator[str]:
+        """Yield the lines of the manifest there."""
+        left = b""
+        for piece in self.pieces(MANIFEST):
+            *lines, left = (left + piece).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+            if len(left) > _LONGEST_LINE:
+                raise ValueError("no manifest has such a line")
+            self.go_on()
+        if left:
+            yield left.decode(errors="replace")
+
+    def finish(self, manifest: Path) -> None:
+        """Put the manifest. It replaces that of an earlier run; the same one stays, or it would be taken for news."""
+        self.open()
+        self._refuse_anothers()
+        size = manifest.stat().st_size
+        if self.sizes("").get(MANIFEST) != size or self._digest(MANIFEST) != digest(manifest):
+            self.write(MANIFEST, Reading(manifest, size, block=self.block))
 
     def close(self, abort: bool = False) -> None:
         """See `Destination`; what was listed may change now."""

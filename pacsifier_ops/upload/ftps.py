@@ -145,12 +145,17 @@ class Ftps(Server):
         with self.errors():
             self._ftp.voidcmd("TYPE I")
             connection = self._ftp.transfercmd(f"RETR {self._path(name)}")
-            with connection:
-                while piece := connection.recv(PIECE):
-                    yield piece
-                if isinstance(connection, ssl.SSLSocket):
-                    with suppress(OSError):
-                        connection.unwrap()
+            try:
+                with connection:
+                    while piece := connection.recv(PIECE):
+                        yield piece
+                    if isinstance(connection, ssl.SSLSocket):
+                        with suppress(OSError):
+                            connection.unwrap()
+            except GeneratorExit:  # the reader has enough; the answer would else be taken for that of the next command
+                with suppress(Exception):
+                    self._ftp.voidresp()
+                raise
             self._ftp.voidresp()
 
     def remove(self, name: str) -> None:

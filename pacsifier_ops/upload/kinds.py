@@ -34,13 +34,14 @@ def destination_at(
     before_transfer: Callable[[], None] = lambda: None,
     place: Callable[[], Place] = Place,
     root: Path = Path(),
+    data_set: str = "",
 ) -> Destination:
     """Return the destination at a node. It connects within the limit of the node, across all processes.
 
     Args:
         node: the node; its kind says what it speaks.
         leases: leases that enforce the limit.
-        cancelled, before_transfer, root: see `Destination`.
+        cancelled, before_transfer, root, data_set: see `Destination`.
         place: returns the place in line, see `slot_of`.
     """
     slot = slot_of(node, leases, cancelled, place=place)
@@ -48,5 +49,5 @@ def destination_at(
         return StoreService(Session(node, slot, cancelled=cancelled, before_transfer=before_transfer))
     module, name = _KINDS[type(node)]
     of = getattr(importlib.import_module(f"pacsifier_ops.upload.{module}"), name)
-    found: Destination = of(node, slot, cancelled, before_transfer, root)
+    found: Destination = of(node, slot, cancelled, before_transfer, root, data_set)
     return found

@@ -48,6 +48,7 @@ class Sender(AtPlace):
         note: called with the path of every file that was not delivered, and the reason. The text identifies patients.
         place: see `AtPlace`.
         ends: what is sent belongs to a transfer that has begun, so it does not wait for the node's window.
+        data_set: see `Destination`.
     """
 
     node: Node
@@ -59,10 +60,11 @@ class Sender(AtPlace):
     note: Callable[[str], None] = lambda text: None
     place: Callable[[], Place] = Place
     ends: bool = False
+    data_set: str = ""
 
     def __post_init__(self) -> None:
         self.destination = destination_at(
-            self.node, self.leases, self.cancelled, self._begin, lambda: self.place(), self.root
+            self.node, self.leases, self.cancelled, self._begin, lambda: self.place(), self.root, self.data_set
         )
         self.session = self.destination
         self.use_pace()

@@ -7,7 +7,7 @@ functions. Each may be killed and called again.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pacsifier_ops.base.config import Node
 from pacsifier_ops.base.errors import DestinationRefused, InputError, TreeError
 from pacsifier_ops.base.files import private_folder, read_jsonl, storage_errors, write_jsonl
-from pacsifier_ops.base.identity import digest_of
+from pacsifier_ops.base.identity import SeriesId, digest_of
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, UPLOAD, FileAccount, RunAccount, SeriesAccount
 from pacsifier_ops.runs.approvals import ended_by
@@ -27,7 +27,7 @@ from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_released_below
-from pacsifier_ops.state.deliveries import Deliveries
+from pacsifier_ops.state.deliveries import Deliveries, data_set_name
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
 from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
@@ -35,6 +35,7 @@ from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
 from pacsifier_ops.upload.standing import keep_sent, standing_series
 
 if TYPE_CHECKING:
+    from pacsifier_ops.dicom.files import DicomFile
     from pacsifier_ops.upload.send import Sender
 
 #: Files and folders in the run's folder that the first step removes before it begins.
@@ -67,7 +68,6 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         StorageError: the run's folder cannot be written.
     """
     from pacsifier_ops.dicom.scan import scan
-    from pacsifier_ops.upload.kinds import destination_at
 
     given = request.folder.resolve()
     root = lies_in(given)
@@ -75,17 +75,13 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     if not (given.is_dir() and root.is_dir()):
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
-    if request.release:
-        refuse_no_store(node)
-        _refuse_own(node, root)
     approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    with destination_at(node, shared(), cancelled, root=root) as destination:
-        destination.check()
+    check_place(node, root, bool(request.release), cancelled)
     try:
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
@@ -105,9 +101,32 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]
     stands = ((one, Sending.standing(one, len(one.files))) for one in series if one.series in standing)
     beside = _beside(approved) if request.release and approved else []
-    _refuse_among_others(run, node, root, beside, cancelled)
+    _refuse_among_others(run, request, node, order, beside, cancelled)
     kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
     return cut(run, lines, {**kept, **counts}, stands)
+
+
+def check_place(node: Node, root: Path, release: bool, cancelled: Question = never) -> None:
+    """Check that a folder can be sent to a destination: it is there, we may write, and no other data set is there.
+
+    Args:
+        node: the destination.
+        root: the folder; it need not be there yet.
+        release: it is a data set that is released straight to there.
+        cancelled: called regularly; True ends the work.
+
+    Raises:
+        ConfigError: a data set cannot be released to such a destination.
+        PacsError: it does not answer, or does not accept us.
+    """
+    from pacsifier_ops.upload.kinds import destination_at
+
+    if release:
+        refuse_no_store(node)
+        _refuse_own(node, root)
+    name = _name_of(root, release)
+    with destination_at(node, shared(), cancelled, root=root, data_set=name) as destination:
+        destination.check()
 
 
 def _of_release(root: Path, path: Path) -> Approved:
@@ -150,22 +169,52 @@ def _refuse_own(node: Node, root: Path) -> None:
             raise DestinationRefused(f"{node.name}: path is in the folder of the study itself; give one elsewhere")
 
 
-def _refuse_among_others(run: Run, node: Node, root: Path, beside: Sequence[Outgoing], cancelled: Question) -> None:
-    """Check that no other data set lies at the destination, before an image comes to lie among its images.
+def _name_of(root: Path, release: object) -> str:
+    """Return the name by which stores know what is uploaded; a release has tables, so it is not what lies there else.
 
     Raises:
-        DestinationRefused: its tables are there.
+        StorageError: the state root cannot be written.
+    """
+    return data_set_name(f"{'release' if release else 'upload'}:{root}")
+
+
+def _refuse_among_others(
+    run: Run,
+    request: UploadRequest,
+    node: Node,
+    series: Sequence[Sequence[DicomFile]],
+    beside: Sequence[Outgoing],
+    cancelled: Question,
+) -> None:
+    """Check that no other data set lies at the destination, before an image comes to lie among its images.
+
+    A manifest of an earlier version names no data set. It is that of this one where it lists something that was sent
+    from here.
+
+    Raises:
+        DestinationRefused: its tables are there, or its manifest.
         PacsError: the destination does not answer.
     """
-    from pacsifier_ops.upload.filestore import OCCUPIED
+    from pacsifier_ops.upload.filestore import ANOTHERS, OCCUPIED
     from pacsifier_ops.upload.send import Sender
 
+    root = request.folder
     with Sender(node, shared(), root, cancelled=cancelled, note=run.note, ends=True) as sender:
+        listed = sender.again(sender.destination.unnamed)
+        if listed and not any(_were_sent(node, root, files, listed) for files in series):
+            raise DestinationRefused(f"{node.name}: {ANOTHERS}")
         for outgoing in beside:
             known = Deliveries(node.key, outgoing.series).confirmed
             files = [file for file in outgoing.objects(root) if file.sop_instance_uid not in known]
             if sender.again(partial(sender.destination.occupied, files)):
                 raise DestinationRefused(f"{node.name}: {OCCUPIED}")
+
+
+def _were_sent(node: Node, root: Path, files: Sequence[DicomFile], listed: Container[str]) -> bool:
+    """Return whether one of the files of a series was sent under a path that is listed."""
+    ours = [file for file in files if file.path.relative_to(root).as_posix() in listed]
+    known = Deliveries(node.key, SeriesId(ours[0].study_uid, ours[0].series_uid)).confirmed if ours else ()
+    return any(file.sop_instance_uid in known for file in ours)
 
 
 def send(
@@ -213,7 +262,8 @@ class Sending(SeriesWorker[Outgoing]):
         _refuse_another(prepared(run), self._node)
         folder, resend = request.folder, request.resend
         self.urgency = request.urgency
-        sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note, self.place)
+        more: dict[str, Any] = {"place": self.place, "data_set": _name_of(folder, request.release)}
+        sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note, **more)
         self.at_node = self._sender = stack.enter_context(sender)
 
     def transfer(self, series: Outgoing, account: SeriesAccount) -> None:
@@ -271,10 +321,16 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
 
     A reader of the store who finds the manifest finds all that it lists. The run keeps it, see IN_STORE.
     """
+    from pacsifier_ops.upload.filestore import DATA_SET
     from pacsifier_ops.upload.send import Sender
 
     _refuse_another(prepared(run), node)
-    with Sender(node, shared(), request.folder, request.resend, cancelled, note=run.note, ends=True) as sender:
+    more: dict[str, Any] = {
+        "note": run.note,
+        "ends": True,
+        "data_set": (name := _name_of(request.folder, request.release)),
+    }
+    with Sender(node, shared(), request.folder, request.resend, cancelled, **more) as sender:
         if request.release and _has_lasted(request.started):
             _refuse_lost(run, sender)
         for outgoing in beside:
@@ -289,7 +345,7 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
             return
         manifest = run.folder / "manifest.jsonl"
         with storage_errors("the state root"):
-            write_jsonl(manifest, ({**line} for line in chain([first], lines) if line is not None))
+            write_jsonl(manifest, ({**line} for line in chain([{**first, DATA_SET: name}], lines) if line is not None))
         sender.again(lambda: sender.destination.finish(manifest))
         with storage_errors("the state root"):
             manifest.replace(in_store(run))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ from pydicom import dcmread
 
 from tests.extract.test_extract_peers import ROWS
 from tests.support import cohort
-from tests.support.command import extract, files, write_table
+from tests.support.command import check_tree, extract, files, start, write_table
+from tests.support.faulty_web import FaultyWeb
 from tests.support.peers import Orthanc
+from tests.support.truth import Truth
 from tests.support.web_peers import OrthancWeb
 
 pytestmark = pytest.mark.peers
@@ -91,6 +96,74 @@ def test_searched_by_dicomweb_and_fetched_by_move_from_one_that_lacks_images(
     assert len(files(got.out)) == len(there - missing)
     reasons = [line["Reason"] for line in got.log if line["Missing"] != "0"]
     assert reasons and all("missing at part: it does not list" in r and "and web does" in r for r in reasons)
+
+
+@pytest.mark.parametrize("path", ["", "/dicom-wep", "/dicom-web/studies"])
+def test_an_address_that_gives_nothing_is_told(path: str, orthanc: OrthancWeb, tmp_path: Path) -> None:
+    """That of Orthanc's own services, one with a slip, and that of the studies; none is told from WADO-RS alone."""
+    table = write_table(tmp_path / "table.csv", [{"PatientID": "123421", "StudyDate": "20150601"}])
+    url = orthanc.url.removesuffix("/dicom-web") + path
+    web(tmp_path, orthanc, url=url)
+    got = extract(dimse(tmp_path, orthanc, fetch_from="web.json"), table, tmp_path / "out")
+    assert got.code == 3, got.said
+    reasons = {line["Reason"].partition(" missing at web: ")[2] for line in got.log if line["Missing"] != "0"}
+    [reason] = reasons
+    assert f"(HTTP 404 below {url}, where nothing can be searched either: " in reason and "address is wrong" in reason
+
+
+@pytest.fixture(scope="module")
+def long_files(tmp_path_factory: pytest.TempPathFactory, orthanc: OrthancWeb) -> list[Path]:
+    """A patient of twelve series of twenty images, who is in the archive as well."""
+    found = cohort.build_long(tmp_path_factory.mktemp("long"))
+    orthanc.load(found)
+    return found
+
+
+@pytest.mark.parametrize("giver", ["web", "fast"])
+def test_killed_while_images_come_and_again(
+    giver: str, orthanc: OrthancWeb, long_files: list[Path], tmp_path: Path
+) -> None:
+    """Twice, and then it runs to its end: every image is there once, and what was there is not fetched again."""
+    table, out = write_table(tmp_path / "table.csv", [{"PatientID": cohort.LONG}]), tmp_path / "out"
+    truth = Truth.of(long_files)
+    with FaultyWeb(tmp_path / "web") as slow:
+        slow.load(long_files)
+        slow.fail("wado.trickle", (1024, 0.01))
+        given = {"url": slow.url, "fetch_from": "fast.json" if giver == "fast" else ""}
+        (tmp_path / "web.json").write_text(json.dumps(given))
+        fast = dimse(tmp_path, orthanc, **({"fetch_from": "web.json"} if giver == "web" else {}))
+        config = fast if giver == "web" else tmp_path / "web.json"
+        flags = ("--save", *(("--method", "get") if giver == "fast" else ()))
+        there: dict[Path, int] = {}
+        for least in (1, 70):
+            process = start(config, table, out, *flags)
+            try:
+                deadline = time.monotonic() + 60
+                while len(files(out)) < least:
+                    assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+                    time.sleep(0.002)
+                if giver == "fast":
+                    orthanc.send_signal(signal.SIGSTOP)
+                assert process.poll() is None, "the run was over before it could be killed"
+            finally:
+                process.kill()
+                process.communicate()
+                if giver == "fast":
+                    orthanc.send_signal(signal.SIGCONT)
+            before, there = there, {path: path.stat().st_mtime_ns for path in files(out).values()}
+            assert before.items() <= there.items() and least <= len(there) < len(long_files)
+        slow.reset()
+        extract(config, table, out, *flags).ended(0)
+        instances = truth.of_series(truth.series({}))
+        check_tree(out, instances, killed=True)
+        assert {path: path.stat().st_mtime_ns for path in there} == there
+        if giver == "web":
+            assert {uid: path.read_bytes() for uid, path in files(out).items()} == slow.contents()
+            got = Counter(instances[path.stem].series for path in there)
+            whole = [uid for uid, count in got.items() if count == 20]
+            asked = [one.path for one in slow.requests if one.service == "wado"]
+            assert whole and not [path for path in asked if set(whole) & {*path.split("/")}]
+            assert not [path for path in asked if path.rpartition("/")[2] in {found.stem for found in there}]
 
 
 def test_errors_come_before_anything_is_sent(orthanc: OrthancWeb, tmp_path: Path) -> None:

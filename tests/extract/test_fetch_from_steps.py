@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pacsifier_ops.base.config import ArchiveNode, PacsNode, WebNode, with_giver
-from pacsifier_ops.base.errors import ConfigError, PacsUnreachable, TooManySeries, WindowClosed
+from pacsifier_ops.base.errors import ConfigError, PacsError, PacsUnreachable, TooManySeries, WindowClosed
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.dimse.session import Session
 from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults
@@ -290,3 +290,27 @@ def test_asked_by_dicom_and_fetched_by_dicomweb_without_queries(index: EmbeddedP
         account = extract([node], tmp_path / "out")
         assert account.verdict == "complete" and {s.method for s in account.series} == {"get"}
         assert web.count("wado") == 2
+
+
+def test_an_address_that_answers_with_another_list_of_studies_is_told_at_once(
+    index: EmbeddedPacs, tmp_path: Path
+) -> None:
+    """As Orthanc's own services, beside those of DICOMweb, which have a list of studies as well."""
+    with FaultyWeb(tmp_path / "web") as web:
+        web.fail("qido.status", {"status": 200, "body": b'["0196a5a6-49c3e544-3a986265"]'})
+        node = joined(node_of(index, name="index"), WebNode("web", web.url, retry_wait=0.01))
+        with pytest.raises(PacsError, match="web: answers a query for studies, and not with DICOM"):
+            planned([node], tmp_path / "out")
+        assert not web.count("wado")
+
+
+def test_what_a_giver_without_queries_lacks_is_told_with_its_address(index: EmbeddedPacs, tmp_path: Path) -> None:
+    files = [path for path in (tmp_path / "index").glob("*") if b"2.25.201" not in path.read_bytes()]
+    with FaultyWeb(tmp_path / "web") as web:
+        web.load(files)
+        web.fail("qido.status", {"status": 404})
+        node = joined(node_of(index, name="index"), WebNode("web", web.url, retry_wait=0.01))
+        account = extract([node], tmp_path / "out")
+        assert of(account, "2.25.101").state == "complete"
+        reason = f"HTTP 404 below {web.url}, where nothing can be searched either: if that is so for all series, "
+        assert reason in of(account, "2.25.201").reason

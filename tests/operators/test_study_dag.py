@@ -142,7 +142,8 @@ def test_a_data_set_goes_straight_to_a_store_and_is_released_when_that_has_it(
         assert refused.tasks["set_up"] == {-1: "failed"} and not pacs.peak_associations
         before = releases()
         broken = study(airflow, release_to="share")  # the share is not mounted
-        assert broken.state == "failed" and broken.tasks["release"][-1] == "upstream_failed"
+        assert broken.state == "failed" and broken.tasks["set_up"] == {-1: "failed"} and not pacs.peak_associations
+        assert "release_to: share: path is no folder, or it is not mounted" in capfd.readouterr().out
         assert releases() == before and not [one for one in outbox.waiting() if one.message.about == "released"]
         share.mkdir()
         none = study(airflow, release_to="share", release="nobody")

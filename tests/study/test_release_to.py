@@ -215,7 +215,7 @@ def test_two_studies_in_one_folder_do_not_replace_each_other(
     other.make()
     steps.check(other.run)
     other.approve()
-    with pytest.raises(PacsError, match=OCCUPIED):
+    with pytest.raises(PacsError, match="another data set"):
         other.send_to_store(store.node)
     assert store.contents() == before
 

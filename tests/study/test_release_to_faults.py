@@ -6,29 +6,34 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pacsifier_ops.base.config import Node
-from pacsifier_ops.base.errors import DestinationRefused, InputError, NotApproved, PacsError
+from pacsifier_ops.base.errors import Cancelled, DestinationRefused, InputError, NotApproved, PacsError, PacsUnreachable
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
-from pacsifier_ops.runs.folder import stage_run
+from pacsifier_ops.runs.folder import Run, stage_run
 from pacsifier_ops.state import audit
 from pacsifier_ops.study import steps
 from pacsifier_ops.study.project import REMOVE
 from pacsifier_ops.study.release import begin_sending, listing_of, newly_released, release, released_of
 from pacsifier_ops.study.run import RELEASE_TO
 from pacsifier_ops.upload import steps as upload
-from pacsifier_ops.upload.filestore import MANIFEST, OCCUPIED, UNFINISHED, FileStore
+from pacsifier_ops.upload.filestore import MANIFEST, UNFINISHED, FileStore
 from pacsifier_ops.upload.folder import Folder
 from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, series, serving
 from tests.support.release_to import DAY, FIRST, GIVEN, ROWS, SECOND, files_in, images
-from tests.support.stores import Elsewhere, on_disk
+from tests.support.store_peers import Sshd, missing_sshd, running
+from tests.support.stores import Elsewhere, on_disk, sftp_node, started
 from tests.support.study import StudyRun
 
 pytestmark = pytest.mark.archive
@@ -207,9 +212,108 @@ def test_no_image_comes_to_lie_in_the_data_set_of_another_project(
     alien.make()
     steps.check(alien.run)
     alien.approve()
-    with pytest.raises(PacsError, match=OCCUPIED):
+    with pytest.raises(PacsError, match="another data set"):
         alien.send_to_store(store.node)
     assert store.contents() == left
+
+
+def test_an_upload_into_the_folder_of_a_release_does_not_replace_its_manifest(
+    store: Elsewhere, night: StudyRun, pacs: EmbeddedPacs, tmp_path: Path
+) -> None:
+    """Of another folder; and of the images of the release itself, whose manifest would list no tables."""
+    night.release_to(store.node)
+    before = store.contents()
+    write(series("A"), tmp_path / "another")
+    for folder in (tmp_path / "another", night.folder("released")):
+        request = UploadRequest(folder, tmp_path / "log", allow_empty=True)
+        with pytest.raises(DestinationRefused, match="another data set"):
+            upload.prepare(Run.fresh(), request, store.node)
+    assert store.contents() == before
+    again = StudyRun(node_of(pacs), night.data, ROWS, GIVEN)
+    again.make()
+    again.release_to(store.node)
+    assert store.contents() == before
+    is_true(store.contents())
+
+
+@pytest.mark.parametrize("kind", ["sftp", "s3"])
+def test_cancelled_between_two_files_only_the_rest_is_sent_again(kind: str, night: StudyRun, tmp_path: Path) -> None:
+    stage = stage_run(night.run, RELEASE_TO)
+    (tmp_path / "place").mkdir()
+    with ExitStack() as stack:
+        place = started(kind, tmp_path / "place", stack)
+
+        def sent(size: int) -> None:
+            if len(images(place.contents())) == 2:
+                approvals.cancel(night.run, 0, "anna")  # of the study, as its page does
+
+        def cancelled() -> bool:
+            return approvals.cancellation(stage) is not None
+
+        units = begin(night, place.node)
+        with pytest.raises(Cancelled), upload.Sending(stage, place.node, cancelled, sent) as sending:
+            sending.units(units)
+        account = upload.report(stage, lambda: place.node)
+        assert account.verdict == approvals.CANCELLED and (account.totals()["received"], account.totals()["missing"]) == (2, 3)
+        half = place.contents()
+        assert len(half) == len(images(half)) == 2, "no manifest, no tables, nothing unfinished"
+        with pytest.raises(NotApproved):
+            release(night.run)
+        assert steps.report(night.run).released is None
+
+        approvals.begin_again(night.run, 1)  # as when the run is cleared
+        night.send_to_store(place.node)
+        release(night.run)
+        again = json.loads((stage.folder / "accounts.json").read_text())["totals"]
+        assert (again["present"], again["received"]) == (2, 3)
+        there = place.contents()
+    assert half.items() <= there.items() and len(images(there)) == 5 and MANIFEST in there
+    is_true(there)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("s3", {"root": "s3://no-such-bucket/x"}, "release_to: store: the bucket is not there"),
+        ("sftp", {"root": "/nowhere/at/all"}, "release_to: trusted: root is not there"),
+        ("sftp", {}, "release_to: trusted: the server gives no permission"),
+        ("folder", {"path": "/nowhere/at/all"}, "release_to: share: path is no folder"),
+    ],
+)
+def test_a_store_that_takes_nothing_is_told_before_anything_is_fetched(
+    kind: str, change: dict[str, Any], told: str, pacs: EmbeddedPacs, data: Path, tmp_path: Path
+) -> None:
+    """A folder that is not there, and a server where we may only read: nobody has to approve first to learn of it."""
+    night = StudyRun(node_of(pacs), data, ROWS, GIVEN)
+    with ExitStack() as stack:
+        if kind == "sftp" and not change:
+            if missing := missing_sshd():
+                pytest.skip(missing)
+            node: Node = sftp_node(stack.enter_context(running(Sshd(tmp_path / "sshd", flags=("-R",)))))
+        else:
+            (tmp_path / "place").mkdir()
+            node = replace(started(kind, tmp_path / "place", stack).node, **change)
+        with pytest.raises(DestinationRefused, match=told):
+            steps.check_store(night.study, node)
+
+
+def test_a_store_that_is_down_costs_its_release_and_not_the_night(
+    store: Elsewhere, night: StudyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(self: Folder, stack: object) -> None:
+        raise PacsUnreachable("share: does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "connect", down)
+        with pytest.raises(PacsUnreachable):  # it has never answered, so its address may be wrong
+            steps.check_store(night.study, store.node)
+    night.release_to(store.node)
+    before = store.contents()
+    assert steps.check_store(night.study, store.node) == "" and store.contents() == before
+    monkeypatch.setattr(Folder, "connect", down)
+    assert steps.check_store(night.study, store.node) == "share: does not answer"
+    nobody = StudyRun(night.node, night.data, ROWS, {**GIVEN, "release": "nobody"})
+    assert steps.check_store(nobody.study, store.node) == ""
 
 
 def test_what_left_is_in_the_audit_file_also_where_the_manifest_cannot_be_put(

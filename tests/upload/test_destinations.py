@@ -16,14 +16,23 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops.base.errors import ConfigError, PacsError
+from pacsifier_ops.base.errors import ConfigError, DestinationRefused, PacsError
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.approved import DIFFERS, NOT_APPROVED, approve
 from pacsifier_ops.state.tree import DEIDENTIFIED, begin
 from pacsifier_ops.upload import filestore, steps
-from pacsifier_ops.upload.filestore import CHANGED_THERE, MANIFEST, NOT_ITS_PATH, OCCUPIED, FileStore
+from pacsifier_ops.upload.filestore import (
+    ANOTHERS,
+    CHANGED_THERE,
+    DATA_SET,
+    MANIFEST,
+    NOT_ITS_PATH,
+    OCCUPIED,
+    UNFINISHED,
+    FileStore,
+)
 from pacsifier_ops.upload.nodes import FtpsNode, ObjectStoreNode, SftpNode, StoreNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import series
@@ -152,6 +161,110 @@ def test_a_file_of_others_is_not_overwritten(place: Elsewhere, folder: Path) -> 
     assert account.verdict == INCOMPLETE and OCCUPIED in reasons(account)
     assert objects(place) == {**files_in(folder), other: b"of somebody else"}
     assert account.totals()["received"] == 2  # one of which was there already, exactly
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another data set, with other patients and series."""
+    root = tmp_path / "other"
+    write(series("C", n_images=1), root / "sub-PSEUDO3" / "ses-20200303" / "00001-Knee")
+    return root
+
+
+def manifest_of(place: Elsewhere) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in place.contents()[MANIFEST].splitlines()]
+
+
+def test_the_manifest_of_another_data_set_is_not_replaced(place: Elsewhere, folder: Path, other: Path) -> None:
+    """No name of a file is the same, so that nothing else would tell."""
+    upload(place.node, folder)
+    before = place.contents()
+    first, *rest = manifest_of(place)
+    assert len(first[DATA_SET]) == 32 and not any(DATA_SET in line for line in rest)
+    with pytest.raises(DestinationRefused) as error:
+        upload(place.node, other, resend=True)
+    assert str(error.value) == f"{place.node.name}: {ANOTHERS}" and place.contents() == before
+    assert upload(place.node, folder).verdict == COMPLETE and place.contents() == before
+    place.drop(MANIFEST)  # as one does who gives the first up
+    assert upload(place.node, other).verdict == COMPLETE
+    assert {line["path"] for line in manifest_of(place)} == set(files_in(other))
+
+
+def test_of_two_that_begin_together_the_second_does_not_replace_the_manifest_of_the_first(
+    place: Elsewhere, folder: Path, other: Path
+) -> None:
+    runs = []
+    for root in (folder, other):
+        run = Run.fresh()
+        units = steps.prepare(run, UploadRequest(root, root.parent / "log"), place.node)
+        with steps.Sending(run, place.node) as sending:
+            sending.units(units)
+        runs.append(run)
+    assert steps.report(runs[0], lambda: place.node).verdict == COMPLETE
+    with pytest.raises(DestinationRefused, match="another data set"):
+        steps.report(runs[1], lambda: place.node)
+    assert {line["path"] for line in manifest_of(place)} == set(files_in(folder))
+
+
+def test_a_manifest_of_an_earlier_version_is_that_of_who_has_sent_what_it_lists(
+    place: Elsewhere, folder: Path, other: Path
+) -> None:
+    """It names no data set. Earlier, whoever came last replaced it."""
+    upload(place.node, folder)
+    place.drop(MANIFEST)
+    upload(place.node, other)
+    lines = manifest_of(place)
+    del lines[0][DATA_SET]
+    place.put(MANIFEST, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+    before = place.contents()
+    with pytest.raises(DestinationRefused, match="another data set"):
+        upload(place.node, folder)
+    assert place.contents() == before
+    assert upload(place.node, other).verdict == COMPLETE
+    assert DATA_SET in manifest_of(place)[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 3_000_000, b'{"path": "x"}\n{"name": 1}\n', b"[1]\n", b"{}"])
+def test_a_file_of_its_name_that_we_have_not_made_is_not_replaced(
+    content: bytes, peers: Callable[[str], Elsewhere], folder: Path
+) -> None:
+    place = peers("s3")
+    place.put(MANIFEST, content)
+    with pytest.raises(DestinationRefused, match="another data set"):
+        upload(place.node, folder)
+    assert place.contents() == {MANIFEST: content}
+
+
+def test_a_folder_whose_name_begins_alike_is_another_one(
+    peers: Callable[[str], Elsewhere], folder: Path, other: Path
+) -> None:
+    """Where `trial/one` is listed without a slash at its end, `trial/one2` is in the answer."""
+    place = peers("s3")
+    node = place.node
+    assert isinstance(node, ObjectStoreNode)
+    assert upload(replace(node, root=f"{node.root}2"), other).verdict == COMPLETE
+    assert upload(node, folder).verdict == COMPLETE
+
+
+def test_a_run_without_news_leaves_the_manifest_as_it_is(
+    place: Elsewhere, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a new one would load the whole data set again, and a bucket with versions would keep each."""
+    upload(place.node, folder)
+    of, written = type(destination(place.node)), []
+    write_there = of.write
+
+    def seen(self: FileStore, name: str, content: filestore.Reading) -> None:
+        written.append(name)
+        write_there(self, name, content)
+
+    monkeypatch.setattr(of, "write", seen)
+    assert upload(place.node, folder).verdict == COMPLETE
+    assert [name for name in written if not name.startswith(UNFINISHED)] == []
+    spoilt = place.contents()[MANIFEST].replace(b"PSEUDO1", b"PSEUDO9")
+    place.put(MANIFEST, spoilt)  # of the same size
+    assert upload(place.node, folder).verdict == COMPLETE
+    assert written[-1] == MANIFEST and place.contents()[MANIFEST] != spoilt
 
 
 def test_a_changed_release_replaces_what_was_sent_from_here(
