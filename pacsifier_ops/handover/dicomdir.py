@@ -21,7 +21,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,12 +299,12 @@ def _check_target(request: DicomdirRequest, plan: FileSetPlan) -> list[Path]:
     """
     target, known = request.out_folder, plan.names(request)
     stale = []
-    for path, name, unfinished in _files_of(target):
+    for entry, name, unfinished in _files_of(target):
         if name not in known:
             raise _other_content()
         if unfinished or name not in plan.files:
-            stale.append(path)
-        elif _instance(path) != plan.files[name].sop_instance_uid:
+            stale.append(Path(entry.path))
+        elif _instance(Path(entry.path)) != plan.files[name].sop_instance_uid:
             raise _other_content()
     for path in zips(request, plan.roots) if request.zip else ():
         if path.exists() and target not in path.parents:
@@ -329,8 +329,8 @@ def _instance(path: Path) -> str:
     return file.sop_instance_uid if file else ""
 
 
-def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
-    """Yield the files below the out folder: path, path below the folder, and whether it is an unfinished file.
+def _files_of(target: Path) -> Iterator[tuple[os.DirEntry[str], str, bool]]:
+    """Yield the files below the out folder: entry, path below the folder, and whether it is an unfinished file.
 
     For an unfinished file, the second is the path that the finished file would have.
 
@@ -346,10 +346,10 @@ def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
             if entry.is_symlink():
                 raise _other_content()
             if not entry.is_dir():
-                unfinished = _UNFINISHED.fullmatch(entry.name)
-                path = Path(entry.path)
-                name = path.with_name(unfinished[1] if unfinished else entry.name).relative_to(target).as_posix()
-                yield path, name, unfinished is not None
+                name, unfinished = name_below(entry.path, target), _UNFINISHED.fullmatch(entry.name)
+                if unfinished:
+                    name = name.removesuffix(entry.name) + unfinished[1]
+                yield entry, name, unfinished is not None
     except OSError as error:
         raise TreeError(f"out_folder cannot be read: {error.strerror}") from error
 
@@ -453,7 +453,7 @@ class CopyWorker(Worker[SeriesToCopy, CopiedFiles]):
             finally:
                 for place, (path, *_) in enumerate(result.files):
                     if copied := copier.results.get(f"{out}/{path}"):
-                        result.files[place] = [path, *astuple(copied)]
+                        result.files[place] = [path, copied.problem, copied.mtime, copied.sha256, copied.ctime]
         return result
 
     def totals(self, results: Sequence[CopiedFiles]) -> dict[str, int | float]:
@@ -554,12 +554,12 @@ def _check_copies(
     known |= {path.name for path in packed if path.parent == target}
     statuses: dict[str, os.stat_result] = {}
     with storage_errors("out_folder"):
-        for path, name, unfinished in _files_of(target):
+        for entry, name, unfinished in _files_of(target):
             if name not in known:
                 raise _changed()
             if unfinished:
-                path.unlink()
-            elif name in copies and (status := os.lstat(path)).st_mtime_ns == copies[name].mtime:
+                os.unlink(entry.path)
+            elif name in copies and (status := os.lstat(entry.path)).st_mtime_ns == copies[name].mtime:
                 statuses[name] = status
         for path in packed:
             for unfinished_zip in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):

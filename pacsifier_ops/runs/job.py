@@ -23,7 +23,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -375,7 +375,7 @@ class Worker(Generic[Item, Result]):
                 yield item, results.get(cls.key(item)) or cls.account(item)
 
     def _line(self, result: Result) -> dict[str, Any]:
-        line: dict[str, Any] = asdict(result)  # type: ignore[call-overload]
+        line = {field.name: getattr(result, field.name) for field in fields(result)}  # type: ignore[arg-type]
         return {**line, COUNTED: self.counts(result), ITEM: str(self.key(result))}
 
     def unit(self, number: int, resumed: bool = False, overtaken: Question = never) -> dict[str, int | float]:
