@@ -25,12 +25,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, StorageError, TreeError
+from pacsifier_ops.base.errors import Cancelled, InputError, TreeError
 from pacsifier_ops.base.files import (
     atomic_stream,
     below,
     data_file,
     data_folder,
+    name_below,
     packed,
     private_file,
     private_folder,
@@ -44,14 +45,15 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.words import plural
 from pacsifier_ops.handover.account import ToolAccount, write_books
+from pacsifier_ops.handover.copies import NO_COPY, Copied, Copier, Known, Wanted, keep_copies, known_copies
 from pacsifier_ops.handover.request import DicomdirRequest
 from pacsifier_ops.runs import job
 from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import Question, Worker, begin, cut, prepared
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import DIFFERS, Approved, approved_of, lies_in, refuse_changed, refuse_released_below
-from pacsifier_ops.state.facts import AGAIN, Facts
+from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_changed, refuse_released_below
+from pacsifier_ops.state.facts import AGAIN, Facts, identity_of, wait_until_settled
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_mixed, refuse_unfinished, state_of
@@ -71,7 +73,6 @@ MEGABYTE, LARGEST_VOLUME = 10**6, 10**9
 #: Name of an unfinished file, which a killed run may leave (see `atomic_stream`).
 _UNFINISHED = re.compile(r"\.([A-Z0-9.]+)\.[0-9a-f]{8}\.part", re.ASCII)
 _NOT_COPIED = "not copied: the run ended before"
-_CHANGED = "the file changed while it was being copied; run it again"
 #: Bytes that are read at once.
 _PIECE = 1 << 20
 #: Time of the entries of a zip file, which must have one: the earliest of the format.
@@ -86,7 +87,8 @@ class SeriesToCopy:
         number: ordinal in the run, from 1.
         modality: Modality (0008,0060).
         files: for each file, path below in_folder (text of `packed`), size in bytes, mtime_ns, path below out_folder,
-            and approved SHA-256, empty if nobody has approved it.
+            approved SHA-256, empty if nobody has approved it, and path (text of `packed`) and identity of its copy in
+            an earlier file-set, see `Wanted`.
     """
 
     number: int
@@ -95,7 +97,7 @@ class SeriesToCopy:
 
     def account(self) -> CopiedFiles:
         """Return the result before any file is copied."""
-        files = [[path, _NOT_COPIED, 0, ""] for _, _, _, path, *_ in self.files]
+        files = [[path, _NOT_COPIED, 0, "", 0] for _, _, _, path, *_ in self.files]
         return CopiedFiles(self.number, files)
 
 
@@ -105,8 +107,8 @@ class CopiedFiles:
 
     Attributes:
         number: number of the series.
-        files: for each file, path below out_folder, why it was not copied (else empty), and mtime_ns and SHA-256 of
-            the copy.
+        files: for each file, path below out_folder, why it was not copied (else empty), and mtime_ns, SHA-256 and
+            ctime_ns of the copy.
     """
 
     number: int
@@ -222,7 +224,9 @@ def prepare(run: Run, request: DicomdirRequest, most: int = MOST, cancelled: Que
         raise InputError("in_folder holds no DICOM file that could be handed over")
     plan = FileSetPlan.of(volumes(layout, request.volume_size * MEGABYTE), bool(request.volume_size))
     stale = _check_target(request, plan)
-    units = _write_plan(run, source, layout, found, plan, most)
+    with storage_errors("the state root"):
+        known = known_copies(source) if approved else None  # only what was approved may be shared
+    units = _write_plan(run, source, layout, found, plan, most, known)
     with storage_errors("out_folder"):
         for path in stale:
             path.unlink(missing_ok=True)
@@ -295,12 +299,12 @@ def _check_target(request: DicomdirRequest, plan: FileSetPlan) -> list[Path]:
     """
     target, known = request.out_folder, plan.names(request)
     stale = []
-    for path, name, unfinished in _files_of(target):
+    for entry, name, unfinished in _files_of(target):
         if name not in known:
             raise _other_content()
         if unfinished or name not in plan.files:
-            stale.append(path)
-        elif _instance(path) != plan.files[name].sop_instance_uid:
+            stale.append(Path(entry.path))
+        elif _instance(Path(entry.path)) != plan.files[name].sop_instance_uid:
             raise _other_content()
     for path in zips(request, plan.roots) if request.zip else ():
         if path.exists() and target not in path.parents:
@@ -325,8 +329,8 @@ def _instance(path: Path) -> str:
     return file.sop_instance_uid if file else ""
 
 
-def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
-    """Yield the files below the out folder: path, path below the folder, and whether it is an unfinished file.
+def _files_of(target: Path) -> Iterator[tuple[os.DirEntry[str], str, bool]]:
+    """Yield the files below the out folder: entry, path below the folder, and whether it is an unfinished file.
 
     For an unfinished file, the second is the path that the finished file would have.
 
@@ -342,10 +346,10 @@ def _files_of(target: Path) -> Iterator[tuple[Path, str, bool]]:
             if entry.is_symlink():
                 raise _other_content()
             if not entry.is_dir():
-                unfinished = _UNFINISHED.fullmatch(entry.name)
-                path = Path(entry.path)
-                name = path.with_name(unfinished[1] if unfinished else entry.name).relative_to(target).as_posix()
-                yield path, name, unfinished is not None
+                name, unfinished = name_below(entry.path, target), _UNFINISHED.fullmatch(entry.name)
+                if unfinished:
+                    name = name.removesuffix(entry.name) + unfinished[1]
+                yield entry, name, unfinished is not None
     except OSError as error:
         raise TreeError(f"out_folder cannot be read: {error.strerror}") from error
 
@@ -357,7 +361,9 @@ def _other_content() -> TreeError:
     )
 
 
-def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: FileSetPlan, most: int) -> list[int]:
+def _write_plan(
+    run: Run, source: Path, layout: FileSet, found: Scan, plan: FileSetPlan, most: int, known: Known | None
+) -> list[int]:
     """Write the directory records and the units into the run's folder; return the numbers of the units."""
     from pacsifier_ops.handover.layout import index
 
@@ -384,11 +390,21 @@ def _write_plan(run: Run, source: Path, layout: FileSet, found: Scan, plan: File
         for key, count in remarks.items()
     ]
     bad = [asdict(file) for file in found.bad_files]
-    plain = {"roots": plan.roots, "counts": counts, "remarks": lines}
+    plain = {"roots": plan.roots, "counts": counts, "remarks": lines, "copies_since": known and known.since}
 
     def item(number: int, root: str, one: FileSetSeries) -> SeriesToCopy:
         files = [(p.object.file, root + p.path) for p in one.objects]
-        values = [[packed(f.path.relative_to(source)), f.size, f.mtime_ns, path, f.sha256] for f, path in files]
+        values = [
+            [
+                packed(name_below(f.path, source)),
+                f.size,
+                f.mtime_ns,
+                path,
+                f.sha256,
+                *(known.copy(f.sha256) if known else NO_COPY),
+            ]
+            for f, path in files
+        ]
         return SeriesToCopy(number, files[0][0].modality, values)
 
     units = [(item(i + 1, *series[i]) for i in unit) for unit in in_units(len(series), most)]
@@ -421,17 +437,23 @@ class CopyWorker(Worker[SeriesToCopy, CopiedFiles]):
 
     def work(self, series: SeriesToCopy, result: CopiedFiles) -> CopiedFiles:
         """Copy the files of a series."""
-        request = self._request
-        for place, (name, size, mtime, path, sha256) in enumerate(_as_approved(series)):
-            if self._cancelled():
-                raise Cancelled("stopped on request")
-            target = request.out_folder / path
+        source, out = self._request.in_folder, self._request.out_folder
+        folder = out / os.path.dirname(result.files[0][0])
+        mode = self._mode & ~0o222 if series.files[0][4] else self._mode  # approved ones may be shared
+        with storage_errors("out_folder"):
+            (data_folder if self._mode == data_file() else private_folder)(folder)
+            copier = Copier(folder, mode)
             try:
-                with storage_errors("out_folder"):
-                    copied = _copy(request.in_folder / unpacked(name), target, size, mtime, sha256, self._mode)
-                    result.files[place] = [path, "", target.stat().st_mtime_ns, copied]
-            except FileUnreadable as error:
-                result.files[place] = [path, str(error), 0, ""]
+                with copier:
+                    for name, size, mtime, path, sha256, earlier, identity in _as_approved(series):
+                        if self._cancelled():
+                            raise Cancelled("stopped on request")
+                        places = f"{source}/{unpacked(name)}", f"{out}/{path}"
+                        copier.copy(Wanted(*places, size, mtime, sha256, unpacked(earlier), identity))
+            finally:
+                for place, (path, *_) in enumerate(result.files):
+                    if copied := copier.results.get(f"{out}/{path}"):
+                        result.files[place] = [path, copied.problem, copied.mtime, copied.sha256, copied.ctime]
         return result
 
     def totals(self, results: Sequence[CopiedFiles]) -> dict[str, int | float]:
@@ -453,65 +475,9 @@ def _as_approved(series: SeriesToCopy) -> Iterator[list[Any]]:
         InputError: an earlier version of the package listed them, without their approved SHA-256.
     """
     for values in series.files:
-        if len(values) != 5:
+        if len(values) != 7:
             raise InputError("the files were listed by an earlier version of this package; begin with the step prepare")
         yield values
-
-
-def _copy(source: Path, target: Path, size: int, mtime: int, approved: str, mode: int) -> str:
-    """Copy a file unless it is there, read the copy, compare it, and return its SHA-256.
-
-    Args:
-        size, mtime: of the file as it was found, in bytes and ns.
-        approved: required SHA-256, hexadecimal; empty: none.
-        mode: of the copy.
-
-    Raises:
-        FileUnreadable: the file cannot be read, or was changed since.
-        StorageError: the copy differs from what was written.
-    """
-    if target.is_file() and target.stat().st_size == size:
-        there = digest(target)
-        if there == (approved or _source_digest(source, size, mtime)):
-            return there
-    (data_folder if mode == data_file() else private_folder)(target.parent)
-    sha256 = hashlib.sha256()
-    with atomic_stream(target, mode) as stream:
-        for piece in _pieces(source, size, mtime):
-            sha256.update(piece)
-            stream.write(piece)
-        if approved and sha256.hexdigest() != approved:
-            raise FileUnreadable(DIFFERS)
-    if digest(target) != sha256.hexdigest():
-        target.unlink()
-        raise StorageError("a copy in out_folder differs from what was written; check the disk, then run again")
-    return sha256.hexdigest()
-
-
-def _pieces(source: Path, size: int, mtime: int) -> Iterator[bytes]:
-    """Yield the content of a file.
-
-    Raises:
-        FileUnreadable: the file cannot be read, or no longer has this size (bytes) and mtime (ns).
-    """
-    try:
-        with source.open("rb", buffering=0) as stream:
-            read = 0
-            while piece := stream.read(_PIECE):
-                read += len(piece)
-                yield piece
-            status = os.fstat(stream.fileno())
-    except OSError as error:
-        raise FileUnreadable(f"it cannot be read: {error.strerror}") from error
-    if (status.st_size, status.st_mtime_ns, read) != (size, mtime, size):
-        raise FileUnreadable(_CHANGED)
-
-
-def _source_digest(source: Path, size: int, mtime: int) -> str:
-    sha256 = hashlib.sha256()
-    for piece in _pieces(source, size, mtime):
-        sha256.update(piece)
-    return sha256.hexdigest()
 
 
 def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
@@ -532,14 +498,16 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
     results = [file for _, result in CopyWorker.outcomes(run) for file in result.files]
     if any(problem == _NOT_COPIED for _, problem, *_ in results):
         raise InputError("the run ended before all files were copied; see the error of the step copy")
-    copied = {path: mtime for path, problem, mtime, _ in results if not problem}
-    digests = {path: sha256 for path, problem, _, sha256 in results if not problem}
-    _check_copies(request, found["roots"], copied)
+    copies = {path: Copied(problem, *rest) for path, problem, *rest in results if not problem}
+    since = found["copies_since"]
+    newest = max((copy.ctime for copy in copies.values()), default=0)
+    may_be_kept = since is not None and wait_until_settled(request.out_folder, newest)
+    statuses = _check_copies(request, found["roots"], copies)
     written = 0
     for number, root in enumerate(found["roots"]):
         if cancelled():
             raise Cancelled("stopped on request")
-        here = {path.removeprefix(root) for path in copied if path.startswith(root)}
+        here = {path.removeprefix(root) for path in copies if path.startswith(root)}
         lines = read_jsonl(run.part("index", number))
         planned = [DirectoryRecord(depth, path, body.encode("latin-1")) for depth, path, body in lines]
         records = records_of(planned, here)
@@ -550,19 +518,31 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             with atomic_stream(folder / DICOMDIR, _mode(request)) as stream:
                 stream.writelines(directory(records))
             if request.zip:
-                packed = {DICOMDIR: digest(folder / DICOMDIR), **{name: digests[root + name] for name in sorted(here)}}
+                packed = {
+                    DICOMDIR: digest(folder / DICOMDIR),
+                    **{name: copies[root + name].sha256 for name in sorted(here)},
+                }
                 _pack(zips(request, found["roots"])[number], folder, packed, _mode(request), cancelled)
         written += 1
     with storage_errors("the state root"):
+        if may_be_kept:
+            as_compared = ((name, copy) for name, copy in copies.items() if statuses[name].st_ctime_ns == copy.ctime)
+            kept = {copy.sha256: [name, *identity_of(statuses[name])] for name, copy in as_compared}
+            keep_copies(request.in_folder, Known(since, str(request.out_folder), kept))
         write_json(run.folder / "written.json", {"file-sets": written})
-    return {"files": len(copied), "file_sets": written}
+    return {"files": len(copies), "file_sets": written}
 
 
-def _check_copies(request: DicomdirRequest, roots: Sequence[str], copied: dict[str, int]) -> None:
+def _check_copies(
+    request: DicomdirRequest, roots: Sequence[str], copies: Mapping[str, Copied]
+) -> dict[str, os.stat_result]:
     """Make sure that the out folder holds the copies and no other files. Remove unfinished files of a killed attempt.
 
     Args:
-        copied: mtime_ns of each copy, by path below the out folder.
+        copies: by path below the out folder.
+
+    Returns:
+        The status of each copy.
 
     Raises:
         TreeError: there are other files, or copies are missing or changed.
@@ -570,22 +550,23 @@ def _check_copies(request: DicomdirRequest, roots: Sequence[str], copied: dict[s
     from pacsifier_ops.handover.fileset import DICOMDIR
 
     target, packed = request.out_folder, zips(request, roots)
-    known = {*copied, *(f"{root}{DICOMDIR}" for root in roots)}
+    known = {*copies, *(f"{root}{DICOMDIR}" for root in roots)}
     known |= {path.name for path in packed if path.parent == target}
-    missing = dict(copied)
+    statuses: dict[str, os.stat_result] = {}
     with storage_errors("out_folder"):
-        for path, name, unfinished in _files_of(target):
+        for entry, name, unfinished in _files_of(target):
             if name not in known:
                 raise _changed()
             if unfinished:
-                path.unlink()
-            elif name in copied and path.stat().st_mtime_ns == copied[name]:
-                del missing[name]
+                os.unlink(entry.path)
+            elif name in copies and (status := os.lstat(entry.path)).st_mtime_ns == copies[name].mtime:
+                statuses[name] = status
         for path in packed:
             for unfinished_zip in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
                 unfinished_zip.unlink()
-    if missing:
+    if len(statuses) < len(copies):
         raise _changed()
+    return statuses
 
 
 def _changed() -> TreeError:

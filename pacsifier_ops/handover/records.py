@@ -433,7 +433,7 @@ def record(
         The encoded elements, and the keywords of the made-up keys.
     """
     elements = {0x00041430: element(0x00041430, "CS", kind.encode())}
-    elements |= {tag: element(tag, dictionary_VR(tag), text.encode()) for tag, text in (references or {}).items()}
+    elements |= {tag: element(tag, _vr(tag), text.encode()) for tag, text in (references or {}).items()}
     made_up = []
     extended = False
     for key in KEYS[kind]:

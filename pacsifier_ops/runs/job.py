@@ -23,7 +23,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -404,7 +404,7 @@ class Worker(Generic[Item, Result]):
     @classmethod
     def line(cls, result: Result) -> dict[str, Any]:
         """Return the line of a result in the file of results."""
-        line: dict[str, Any] = asdict(result)  # type: ignore[call-overload]
+        line = {field.name: getattr(result, field.name) for field in fields(result)}  # type: ignore[arg-type]
         return {**line, COUNTED: cls.counts(result), ITEM: str(cls.key(result))}
 
     def unit(self, number: int, resumed: bool = False, overtaken: Question = never) -> dict[str, int | float]:

@@ -36,6 +36,8 @@ from pacsifier_ops.state.tree import state_folder
 
 #: Largest granularity of times of file systems, in nanoseconds: that of FAT.
 _GRANULARITY = 2 * 10**9
+#: The same for times that are no whole hundredths of a second: what the clocks of systems tick, and more.
+_FINE = 10**8
 #: Folder of the facts of a tree, in its state.
 FACTS = "facts"
 #: Says that a file has to be read again, though it has not changed.
@@ -212,6 +214,23 @@ def settled_before(root: Path) -> int:
         with suppress(OSError), tempfile.TemporaryFile(dir=root) as probe:
             return os.fstat(probe.fileno()).st_ctime_ns - _GRANULARITY
     return 0
+
+
+def wait_until_settled(folder: Path, changed_ns: int) -> bool:
+    """Wait until files of a folder that changed at a time, in ns, cannot change again and keep it: mostly 0.1 seconds.
+
+    Returns:
+        False if that takes longer than the granularity of any file system, or the folder cannot be written to.
+    """
+    granularity = min(_FINE, _GRANULARITY) if changed_ns % 10**7 else _GRANULARITY
+    with suppress(OSError):
+        for _ in range(3):
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                left = changed_ns + granularity - os.fstat(probe.fileno()).st_ctime_ns
+            if left < 0:
+                return True
+            time.sleep(min(left, granularity) / 10**9 + 0.01)
+    return False
 
 
 def identity_of(status: os.stat_result) -> list[int]:

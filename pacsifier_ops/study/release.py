@@ -5,8 +5,6 @@ Only this module and the hand-over report write into `released/`. Every step tha
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -24,6 +22,7 @@ from pacsifier_ops.base.files import (
     ascii_json,
     atomic_stream,
     below,
+    clone,
     confined,
     data_file,
     data_folder,
@@ -428,8 +427,6 @@ def _place(
     return True
 
 
-#: ioctl by which a file shares the blocks of another until one of them is changed, on file systems that can do it.
-_FICLONE = 0x40049409
 _PIECE = 1 << 20
 
 
@@ -442,11 +439,7 @@ def _copied(source: Path, target: Path) -> str:
     """Make a read-only copy. Return the SHA-256 of its content, hexadecimal."""
     sha256 = hashlib.sha256()
     with source.open("rb") as stream, target.open("xb+") as copy:
-        try:
-            fcntl.ioctl(copy.fileno(), _FICLONE, stream.fileno())
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
+        if not clone(stream, copy):
             shutil.copyfileobj(stream, copy, _PIECE)
             copy.flush()
             copy.seek(0)
