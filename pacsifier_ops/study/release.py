@@ -21,8 +21,6 @@ from typing import Any
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, NotApproved
 from pacsifier_ops.base.files import (
-    ascii_json,
-    atomic_stream,
     below,
     confined,
     data_file,
@@ -47,6 +45,7 @@ from pacsifier_ops.state.approved import LISTED, approve, approved_of, lies_in
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
+from pacsifier_ops.study.listing import DIGESTS, LIST, files_below, write_list
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.run import ANONYMIZE, CONVERT, DICOMDIR, KARNAK, MOVE, RELEASE_TO, UPLOAD
 from pacsifier_ops.upload.filestore import MANIFEST
@@ -61,10 +60,7 @@ FILE_SETS = "dicomdir"
 #: Folder of files that are not yet complete.
 _UNFINISHED = f"{CONTROL}/unfinished"
 
-#: Name of what is known of the files of a tree, see `Facts`.
-DIGESTS = "digests"
-
-_STOCK, _RELEASED = "output.jsonl", "released.json"
+_RELEASED = "released.json"
 
 
 @dataclass(frozen=True)
@@ -129,9 +125,9 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     study = Study.of(run)
     root = folder_of(study, DEIDENTIFIED_FOLDER if study.has(ANONYMIZE) else IDENTIFIED_FOLDER)
     refuse_unfinished([root])
-    with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
-        stock = _written(_files_of(root, cancelled), stream.write)
-    return _stored(run, stock)
+    with storage_errors("the state root, or the folder of the study"):
+        files, parts = write_list(run, root, cancelled)
+    return _stored(run, Stock(files, sum(part.files for part in parts), sum(part.bytes for part in parts)))
 
 
 def _stored(run: Run, stock: Stock) -> Stock:
@@ -171,7 +167,7 @@ def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
     root = folder_of(study, IDENTIFIED_FOLDER)
     if not (study.has(KARNAK) or study.has(MOVE)):
         return
-    files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
+    files = files_below(root, cancelled) if study.has(ANONYMIZE) else listed(run)
     with (
         storage_errors("the state root, or the folder of the study"),
         Facts(root, "instances", _instance_in) as instance_in,
@@ -212,36 +208,12 @@ def listed(run: Run) -> Iterator[dict[str, Any]]:
 
 def listing_of(run: Run) -> Path:
     """Return the path of the list of the stock that was taken last; it need not be there."""
-    return run.folder / _STOCK
+    return run.part(LIST)
 
 
 def released_objects(run: Run) -> Iterator[str]:
     """Yield the paths of the DICOM objects of the stock that was taken last, without the manifest."""
     return (file["path"] for file in listed(run) if file["path"].endswith(".dcm"))
-
-
-def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> Stock:
-    whole, count, size = hashlib.sha256(), 0, 0
-    for file in files:
-        line = ascii_json(file).encode() + b"\n"
-        whole.update(line)
-        write(line)
-        count, size = count + 1, size + file["size"]
-    return Stock(whole.hexdigest(), count, size)
-
-
-def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """Yield path, size and digest of every file in the order of paths; links are not followed."""
-    with Facts(root, DIGESTS, digest) as digest_of:
-        for entry in _files(root):
-            if cancelled():
-                raise Cancelled("stopped on request")
-            status = entry.stat(follow_symlinks=False)
-            yield {
-                "path": readable(name_below(entry.path, root)),
-                "size": status.st_size,
-                "sha256": digest_of(entry.path, status),
-            }
 
 
 def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
