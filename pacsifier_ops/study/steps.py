@@ -63,19 +63,8 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
 #: Files of the steps in the run's folder. The first step removes them when it begins anew; decisions stay.
-KEPT = (
-    "stages",
-    "linker",
-    "output",
-    "parts",
-    "identified",
-    "stock",
-    "gate",
-    "released",
-    "removal",
-    "accounts",
-    "summary",
-)
+_CHECKED = ("linker", "output", "parts", "identified", "stock", "gate", "released", "removal")
+KEPT = ("stages", *_CHECKED, "accounts", "summary")
 
 
 def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: str = "") -> Study:
@@ -208,7 +197,7 @@ def check(run: Run, cancelled: Any = never, secret: str = "") -> dict[str, int]:
     """
     from pacsifier_ops.study import linker
 
-    run.forget(("linker", "output", "parts", "identified", "stock", "gate", "released", "removal"))
+    run.forget(_CHECKED)
     study = Study.of(run)
     linked = linker.write(run, secret) if study.has(stages.ANONYMIZE) else None
     stock = take_stock(run, cancelled)
