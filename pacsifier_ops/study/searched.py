@@ -34,7 +34,7 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.state.facts import AGAIN, Facts, facts_folder, identity_of
-from pacsifier_ops.state.standing import Standing, stamp_of, stamp_of_folder, stamps_of
+from pacsifier_ops.state.standing import Standing, stamp_of, stamp_of_folder
 from pacsifier_ops.state.tree import state_folder
 from pacsifier_ops.study.listing import Part
 
