@@ -406,7 +406,9 @@ def confined(path: str | os.PathLike[str], root: Path, what: str) -> Path:
 
 
 def below(
-    folder: Path, leave_out: Callable[[os.DirEntry[str]], bool] = lambda entry: False
+    folder: Path,
+    leave_out: Callable[[os.DirEntry[str]], bool] = lambda entry: False,
+    enter: Callable[[os.DirEntry[str]], bool] = lambda entry: True,
 ) -> Iterator[tuple[os.DirEntry[str], OSError | None]]:
     """Yield all entries below a folder in the order of paths, a folder before its content; links are not followed.
 
@@ -416,6 +418,7 @@ def below(
     Args:
         folder: the folder.
         leave_out: whether to skip an entry with all its content.
+        enter: whether to go into a folder.
 
     Yields:
         Each entry, and the error that prevents a folder from being read.
@@ -431,7 +434,7 @@ def below(
             ahead.pop()
         elif not leave_out(entry):
             problem = None
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False) and enter(entry):
                 if len(ahead) >= LEVELS:
                     raise TreeError(f"a folder holds more than {LEVELS} folders in each other; give another one")
                 try:

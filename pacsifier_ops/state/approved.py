@@ -12,6 +12,7 @@ folder then says so, and whoever reads the released folder reads them there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from pacsifier_ops.base.errors import TreeError
-from pacsifier_ops.base.files import name_below, private_folder, read_jsonl, readable, write_jsonl
+from pacsifier_ops.base.files import ascii_json, name_below, private_folder, read_jsonl, readable, write_atomic
 from pacsifier_ops.base.places import is_released
+from pacsifier_ops.state.facts import settled_before
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.standing import Standing, file_stamp, stamp_of
 from pacsifier_ops.state.tree import APPROVED, DEIDENTIFIED, marker_of, state_folder
 
 #: Key in the marker of a released tree, which therefore has an approved list.
@@ -95,7 +98,11 @@ class Approved:
 
 
 def approve(
-    root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool = True, lying_in: Path | None = None
+    root: Path,
+    files: Iterable[Mapping[str, Any]],
+    keep_former: bool = True,
+    lying_in: Path | None = None,
+    digest_of_files: str = "",
 ) -> None:
     """Write the approved list of a folder.
 
@@ -104,22 +111,36 @@ def approve(
         files: `path` and `sha256` of each file.
         keep_former: record files that are on the present list and not on the new one.
         lying_in: the folder that the files lie in; None: this one.
+        digest_of_files: of the files as they are given, hexadecimal: the list is not made again if it was made of
+            exactly these, and is as it was; empty: it is made.
 
     Raises:
         OSError: the state root cannot be written.
     """
+    with Standing(root, "approved") as standing:
+        path = state_folder(root.resolve()) / APPROVED
+        stamp = stamp_of(digest_of_files, keep_former, str(lying_in or ""), file_stamp(path, settled_before(root)))
+        if standing.get(APPROVED, stamp) is None:
+            made = b"".join(ascii_json(line).encode() + b"\n" for line in _made(root, files, keep_former, lying_in))
+            if path.exists() and digest(path) == hashlib.sha256(made).hexdigest():
+                standing.put(APPROVED, stamp, True)
+            else:
+                private_folder(path.parent)
+                write_atomic(path, made)
+
+
+def _made(
+    root: Path, files: Iterable[Mapping[str, Any]], keep_former: bool, lying_in: Path | None
+) -> Iterator[dict[str, Any]]:
     before = _read(root) if keep_former else None
     known = set(before.files) | before.former if before else set()
 
-    def lines() -> Iterable[dict[str, Any]]:
-        if lying_in is not None:
-            yield {_LYING_IN: str(lying_in.resolve())}
-        for file in files:
-            known.discard(file["path"])
-            yield {"path": file["path"], "sha256": file["sha256"]}
-        yield from ({"path": path, "sha256": ""} for path in sorted(known))
-
-    write_jsonl(private_folder(state_folder(root.resolve())) / APPROVED, lines())
+    if lying_in is not None:
+        yield {_LYING_IN: str(lying_in.resolve())}
+    for file in files:
+        known.discard(file["path"])
+        yield {"path": file["path"], "sha256": file["sha256"]}
+    yield from ({"path": path, "sha256": ""} for path in sorted(known))
 
 
 def lies_in(folder: Path) -> Path:

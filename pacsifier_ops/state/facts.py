@@ -66,6 +66,7 @@ class Facts(Generic[T]):
 
     Attributes:
         files_read: number of files that were read.
+        since: time since when facts are kept, in seconds since the epoch: none is older.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class Facts(Generic[T]):
         self._start = len(str(root / "x")) - 1
         self._before: dict[str, bytes] = {}
         self._now: dict[str, _Folder] = {}
+        self._held: set[str] = set()
         self._settled = self.files_read = 0
-        self._since, self._version = time.time(), f"{__version__} {version}"
+        self.since, self._version = time.time(), f"{__version__} {version}"
 
     def __enter__(self) -> Self:
         """Read what was kept.
@@ -103,7 +105,7 @@ class Facts(Generic[T]):
         ):
             version, since = json.loads(stream.readline())
             if version == self._version and 0 <= time.time() - since < settings.verify_days() * 86400:
-                self._since = since
+                self.since = since
                 for line in stream:
                     digest, _, rest = line.rstrip(b"\n").partition(b"\t")
                     if digest == _digest(rest):
@@ -124,7 +126,8 @@ class Facts(Generic[T]):
 
     def _keep(self, whole: bool) -> None:
         known = {name: folder for name, folder in self._now.items() if folder.asked}
-        lines = {name: self._before.get(name, b"{}") for name in known} | ({} if whole else self._before)
+        held = {name: self._before[name] for name in self._held if name in self._before}
+        lines = {name: self._before.get(name, b"{}") for name in known} | (held if whole else self._before)
         for name, folder in known.items():
             if not whole:
                 folder.asked = folder.kept | folder.asked
@@ -136,7 +139,7 @@ class Facts(Generic[T]):
             storage_errors("the state root"),
             atomic_stream(private_folder(self._file.parent) / self._file.name) as stream,
         ):
-            stream.write(_json([self._version, self._since]) + b"\n")
+            stream.write(_json([self._version, self.since]) + b"\n")
             for name, line in lines.items():
                 rest = _json(name) + b"\t" + line
                 stream.write(_digest(rest) + b"\t" + rest + b"\n")
@@ -167,6 +170,14 @@ class Facts(Generic[T]):
         if identity[-1] < self._settled and identity_of(os.stat(path)) == identity:
             folder.asked[name] = [identity, self._pack(fact)]
         return fact
+
+    def hold(self, folder: str) -> None:
+        """Keep what is known of a folder, of which nothing is asked, since it is as it was (see `standing`).
+
+        Args:
+            folder: its path below the tree.
+        """
+        self._held.add(packed(folder))
 
     def _folder(self, name: str) -> _Folder:
         name = packed(name)

@@ -26,7 +26,7 @@ from typing import Any, Self
 from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import ascii_json, atomic_stream, private_folder, storage_errors
-from pacsifier_ops.state.facts import facts_folder, settled_before
+from pacsifier_ops.state.facts import facts_folder, identity_of, settled_before
 from pacsifier_ops.state.tree import CONTROL
 
 #: The stamp of what cannot be told to be as it was. Nothing stands with it.
@@ -99,6 +99,23 @@ def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
         below = {entry: entry.is_dir(follow_symlinks=False) for entry in found}
         folders += [entry.path for entry in found if below[entry] and entry.name != CONTROL]
         yield folder[above:], [entry for entry in found if not below[entry]]
+
+
+def file_stamp(path: Path, settled: int) -> str:
+    """Return the stamp of a file, which need not be there.
+
+    Args:
+        path: the file.
+        settled: time before which it has changed if it cannot change again and keep its time, see `settled_before`.
+
+    Returns:
+        UNKNOWN if it has just changed.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return "none"
+    return stamp_of(identity_of(status)) if status.st_ctime_ns < settled else UNKNOWN
 
 
 def whole(stamps: dict[str, str]) -> str:

@@ -47,7 +47,9 @@ from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never, stage_run
 from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.standing import Standing, stamp_of
 from pacsifier_ops.state.tree import marker_of
+from pacsifier_ops.study.listing import files_of, parts_of
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
 from pacsifier_ops.study.searched import NO_DATES, Dates, Findings, Search, Terms
@@ -55,6 +57,7 @@ from pacsifier_ops.study.searched import NO_DATES, Dates, Findings, Search, Term
 if TYPE_CHECKING:
     import pyarrow
 
+    from pacsifier_ops.deid.run import Store
     from pacsifier_ops.deid.verifier import FileContent
 
 #: What a profile does with dates of studies.
@@ -177,17 +180,17 @@ class Gate:
             profile = str(marker_of(data_set).get("stamp", {}).get("profile", ""))
             digests = [profile] if re.fullmatch("[0-9a-f]{64}", profile) else []  # anybody can write a marker
             free.add(day_of(store).replace("-", ""))
-            for source in series_of(store):
-                add(source.patient_id, source.known)
-                asked |= {source.study_uid, source.series_uid}
-                pseudonyms.add(source.pseudonym)
-                born, examined = births[source.patient_id], studies[source.patient_id]
-                changed = study_dates == _REMOVED or (study_dates == _SHIFTED and source.shift != 0)
-                dates.setdefault(source.target.split("/")[0], set()).update(born, examined if changed else ())
-                if study_dates != _REMOVED:
-                    free |= {shifted_date(day, source.shift if changed else 0) or "" for day in examined}
-                for settled in store.settled(source.key).values():
-                    replaced |= settled.uids
+            with Standing(data_set, "replaced") as standing:
+                for source in series_of(store):
+                    add(source.patient_id, source.known)
+                    asked |= {source.study_uid, source.series_uid}
+                    pseudonyms.add(source.pseudonym)
+                    born, examined = births[source.patient_id], studies[source.patient_id]
+                    changed = study_dates == _REMOVED or (study_dates == _SHIFTED and source.shift != 0)
+                    dates.setdefault(source.target.split("/")[0], set()).update(born, examined if changed else ())
+                    if study_dates != _REMOVED:
+                        free |= {shifted_date(day, source.shift if changed else 0) or "" for day in examined}
+                    replaced |= _replaced(store, source.key, standing)
         # A profile may keep UIDs. If it replaces them, those of patients who were left out are forbidden as well.
         uids = (replaced.keys() | (asked if replaced else set())) - set(replaced.values())
         in_data_set = {day for days in dates.values() for day in days}
@@ -197,6 +200,35 @@ class Gate:
         people = ((names[key], ids[key]) for key in ids)
         files = made.files if made else {}
         return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, files, digests)
+
+    def search_list(self, run: Run, root: Path, cancelled: Callable[[], bool] = never) -> GateFindings:
+        """Search the files of the list of a run, and their names.
+
+        Args:
+            root: the data set.
+
+        Raises:
+            StorageError: a file cannot be read.
+            Cancelled: `cancelled` returned True.
+        """
+        found = GateFindings(patients=self.patients)
+        with (
+            storage_errors("the de-identified data set, or the state root"),
+            self._search(root) as search,
+        ):
+            changed = []
+            for part in parts_of(run):
+                if search.is_clean(part):
+                    found.searched += part.files
+                else:
+                    changed.append(part)
+            for part, there in files_of(run, changed):
+                before = found.counts.total()
+                self._add(found, search, (file["path"] for file in there), cancelled)
+                if found.counts.total() == before:
+                    search.found_clean(part, [file["path"] for file in there])
+            found.read = search.files_read
+        return found
 
     def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> GateFindings:
         """Search files and their names.
@@ -214,14 +246,17 @@ class Gate:
             storage_errors("the de-identified data set, or the state root"),
             self._search(root) as search,
         ):
-            for path in paths:
-                if cancelled():
-                    raise Cancelled("stopped on request")
-                for kind, findings in search(path).items():
-                    found.add(kind, path, findings)
-                found.searched += 1
+            self._add(found, search, paths, cancelled)
             found.read = search.files_read
         return found
+
+    def _add(self, found: GateFindings, search: Search, paths: Iterable[str], cancelled: Callable[[], bool]) -> None:
+        for path in paths:
+            if cancelled():
+                raise Cancelled("stopped on request")
+            for kind, findings in search(path).items():
+                found.add(kind, path, findings)
+            found.searched += 1
 
     def each(
         self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never
@@ -265,6 +300,18 @@ class Gate:
         for file in files:
             if made.get(file["path"]) != file["sha256"]:
                 found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
+
+
+def _replaced(store: Store, key: str, standing: Standing) -> dict[str, str]:
+    """Return the UIDs that were replaced in a series, with the new ones."""
+    stamp = stamp_of(store.seen(key))  # lines are only added to the file, so another content has another size
+    kept: dict[str, str] | None = standing.get(key, stamp)
+    if kept is None:
+        kept = {}
+        for settled in store.settled(key).values():
+            kept |= settled.uids
+        standing.put(key, stamp, kept)
+    return kept
 
 
 def _study_dates(run: Run) -> str:

@@ -11,17 +11,15 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, NotApproved
 from pacsifier_ops.base.files import (
-    ascii_json,
-    atomic_stream,
-    below,
     clone,
     confined,
     data_file,
@@ -42,10 +40,12 @@ from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.approvals import RELEASE
 from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.state import audit
-from pacsifier_ops.state.approved import LISTED, approve, approved_of, lies_in
+from pacsifier_ops.state.approved import LISTED, Approved, approve, approved_of, lies_in
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_of
 from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
+from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_below, files_of, parts_of, write_list
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.run import ANONYMIZE, CONVERT, DICOMDIR, KARNAK, MOVE, RELEASE_TO, UPLOAD
 from pacsifier_ops.upload.filestore import MANIFEST
@@ -60,10 +60,7 @@ FILE_SETS = "dicomdir"
 #: Folder of files that are not yet complete.
 _UNFINISHED = f"{CONTROL}/unfinished"
 
-#: Name of what is known of the files of a tree, see `Facts`.
-DIGESTS = "digests"
-
-_STOCK, _RELEASED = "output.jsonl", "released.json"
+_RELEASED = "released.json"
 
 
 @dataclass(frozen=True)
@@ -128,9 +125,9 @@ def take_stock(run: Run, cancelled: Callable[[], bool] = never) -> Stock:
     study = Study.of(run)
     root = folder_of(study, DEIDENTIFIED_FOLDER if study.has(ANONYMIZE) else IDENTIFIED_FOLDER)
     refuse_unfinished([root])
-    with storage_errors("the state root, or the folder of the study"), atomic_stream(run.folder / _STOCK) as stream:
-        stock = _written(_files_of(root, cancelled), stream.write)
-    return _stored(run, stock)
+    with storage_errors("the state root, or the folder of the study"):
+        files, parts = write_list(run, root, cancelled)
+    return _stored(run, Stock(files, sum(part.files for part in parts), sum(part.bytes for part in parts)))
 
 
 def _stored(run: Run, stock: Stock) -> Stock:
@@ -170,7 +167,7 @@ def list_originals(run: Run, cancelled: Callable[[], bool] = never) -> None:
     root = folder_of(study, IDENTIFIED_FOLDER)
     if not (study.has(KARNAK) or study.has(MOVE)):
         return
-    files = _files_of(root, cancelled) if study.has(ANONYMIZE) else listed(run)
+    files = files_below(root, cancelled) if study.has(ANONYMIZE) else listed(run)
     with (
         storage_errors("the state root, or the folder of the study"),
         Facts(root, "instances", _instance_in) as instance_in,
@@ -211,47 +208,12 @@ def listed(run: Run) -> Iterator[dict[str, Any]]:
 
 def listing_of(run: Run) -> Path:
     """Return the path of the list of the stock that was taken last; it need not be there."""
-    return run.folder / _STOCK
+    return run.part(LIST)
 
 
 def released_objects(run: Run) -> Iterator[str]:
     """Yield the paths of the DICOM objects of the stock that was taken last, without the manifest."""
     return (file["path"] for file in listed(run) if file["path"].endswith(".dcm"))
-
-
-def _written(files: Iterator[dict[str, Any]], write: Callable[[bytes], Any]) -> Stock:
-    whole, count, size = hashlib.sha256(), 0, 0
-    for file in files:
-        line = ascii_json(file).encode() + b"\n"
-        whole.update(line)
-        write(line)
-        count, size = count + 1, size + file["size"]
-    return Stock(whole.hexdigest(), count, size)
-
-
-def _files_of(root: Path, cancelled: Callable[[], bool]) -> Iterator[dict[str, Any]]:
-    """Yield path, size and digest of every file in the order of paths; links are not followed."""
-    with Facts(root, DIGESTS, digest) as digest_of:
-        for entry in _files(root):
-            if cancelled():
-                raise Cancelled("stopped on request")
-            status = entry.stat(follow_symlinks=False)
-            yield {
-                "path": readable(name_below(entry.path, root)),
-                "size": status.st_size,
-                "sha256": digest_of(entry.path, status),
-            }
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with suppress(FileNotFoundError):
-        for entry, problem in below(
-            folder, lambda entry: entry.name == CONTROL and entry.is_dir(follow_symlinks=False)
-        ):
-            if problem is not None:
-                raise problem
-            if entry.is_file(follow_symlinks=False):
-                yield entry
 
 
 def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
@@ -284,21 +246,19 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
         before = approved_of(target) if study.release_to and stock.files else None
         if not study.release_to and lies_in(target) != target.resolve():
             (target / MANIFEST).unlink(missing_ok=True)  # it tells of the store, and not of what comes here from now on
-        with Facts(target, DIGESTS, digest) as digest_of, _noting_new(run) as note_new:
-            for file in listed(run) if stock.files else ():
+        with _Placing(run, root, target, before) as placing:
+            for part in parts_of(run) if stock.files else ():
                 if cancelled():
                     raise Cancelled("stopped on request")
-                if before is not None and file["path"].endswith(".dcm"):
-                    if before.files.get(file["path"]) != file["sha256"]:
-                        note_new(file["path"])
-                    continue
-                new += _place(root, target, file, digest_of, note_new)
+                placing.place(part, cancelled)
+            new, stale = placing.new, placing.stale()
         if before is not None:
             manifest = in_store(stage_run(run, RELEASE_TO)).read_bytes()
             write_atomic(target / MANIFEST, manifest, _mode())
             new = len({*newly_released(run).read_text(encoding="utf-8").splitlines()})
         if study.has(ANONYMIZE):
-            approve(target, listed(run), lying_in=root if study.release_to else None)
+            files = digest(listing_of(run))
+            approve(target, listed(run), lying_in=root if study.release_to else None, digest_of_files=files)
         if study.has(KARNAK):
             approve(folder_of(study, IDENTIFIED_FOLDER), read_jsonl(originals_of(run)))
         released = Released(
@@ -309,7 +269,7 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             stock.files,
             stock.bytes,
             new,
-            _stale(run, target),
+            stale if lies_in(target) == target.resolve() else _former(target),
         )
         write_json(run.folder / _RELEASED, asdict(released))
     return released
@@ -390,6 +350,95 @@ def _make_ready(target: Path) -> None:
     (target / _UNFINISHED).mkdir()
 
 
+class _Placing:
+    """Copies the files of a stock to their places in `released/`. A context manager.
+
+    A folder that is as it was when exactly these files were there, with their mode, is not looked into.
+
+    Args:
+        run: the run.
+        root: the data set.
+        target: the folder `released/`.
+        before: the approved list of a data set that is released to a store: its images go there, and not here.
+
+    Attributes:
+        new: number of files that were copied.
+    """
+
+    def __init__(self, run: Run, root: Path, target: Path, before: Approved | None) -> None:
+        self.new = 0
+        self._run, self._root, self._target, self._before = run, root, target, before
+        self._digest_of, self._standing = Facts(target, DIGESTS, digest), Standing(target, "released")
+        self._stamps = stamps_of(target) if target.is_dir() else {}
+        self._others: dict[str, int] = {}  # of folders that stand
+        self._placed: dict[str, str] = {}  # stamps of folders in which all was there
+        self._stock: set[str] = set()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._standing)
+        self._stack.enter_context(self._digest_of)
+        self._note_new = self._stack.enter_context(_noting_new(self._run))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def place(self, part: Part, cancelled: Callable[[], bool]) -> None:
+        """Copy the files of a part of the stock.
+
+        Raises:
+            NotApproved: a file has changed since it was approved.
+            OSError: something cannot be read or written.
+            Cancelled: `cancelled` returned True.
+        """
+        stamp = stamp_of(self._stamps.get(part.folder, UNKNOWN), part.stamp, part.digest, _mode())
+        others = self._standing.get(part.folder, stamp)
+        if others is not None:
+            self._others[part.folder] = others
+            self._digest_of.hold(part.folder)
+            return
+        before = self.new
+        for _, files in files_of(self._run, [part]):
+            for file in files:
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                path = file["path"]
+                self._stock.add(path)
+                if self._before is not None and path.endswith(".dcm"):
+                    if self._before.files.get(path) != file["sha256"]:
+                        self._note_new(path)
+                else:
+                    self.new += _place(self._root, self._target, file, self._digest_of, self._note_new)
+        if self.new == before:
+            self._placed[part.folder] = stamp
+
+    def stale(self) -> int:
+        """Return the number of files that are in the folder and not in the stock, all of which was placed."""
+        whole, own = 0, f"{HANDOVER}/"
+        for folder, stamp in self._stamps.items():
+            others = self._others.get(folder)
+            if others is None:
+                names = _names_in(self._target / folder, self._target)
+                others = sum(
+                    name not in self._stock and name != MANIFEST and not name.startswith(own) for name in names
+                )
+                # What was looked at is what stands if the folder is still as it was before.
+                if folder in self._placed and stamp_of_folder(self._target / folder, self._target) == stamp:
+                    self._standing.put(folder, self._placed[folder], others, self._digest_of.since)
+            whole += others
+        return whole
+
+
+def _names_in(folder: Path, root: Path) -> list[str]:
+    """Return the paths of the files in a folder below another one."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return [readable(name_below(entry.path, root)) for entry in entries if entry.is_file(follow_symlinks=False)]
+    return []
+
+
 def _place(
     root: Path, released: Path, file: Mapping[str, Any], digest_of: Facts[str], note_new: Callable[[str], object]
 ) -> bool:
@@ -450,15 +499,10 @@ def _copied(source: Path, target: Path) -> str:
     return sha256.hexdigest()
 
 
-def _stale(run: Run, target: Path) -> int:
-    """Return the number of released files that are not in the stock; those of a store are known by earlier lists."""
-    if lies_in(target) != target.resolve():
-        known = approved_of(target)
-        return len(known.former) if known else 0
-    stock = {file["path"] for file in listed(run)}
-    own = f"{HANDOVER}/"
-    names = (readable(name_below(entry.path, target)) for entry in _files(target))
-    return sum(name not in stock and name != MANIFEST and not name.startswith(own) for name in names)
+def _former(target: Path) -> int:
+    """Return the number of files that were released to a store, and are not in the stock any more."""
+    known = approved_of(target)
+    return len(known.former) if known else 0
 
 
 #: Folder of the hand-over report in `released/`.

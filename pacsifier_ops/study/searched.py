@@ -34,7 +34,9 @@ from pacsifier_ops.base.files import (
 )
 from pacsifier_ops.base.identity import digest_of
 from pacsifier_ops.state.facts import AGAIN, Facts, facts_folder, identity_of
+from pacsifier_ops.state.standing import Standing, stamp_of, stamp_of_folder
 from pacsifier_ops.state.tree import state_folder
+from pacsifier_ops.study.listing import Part
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.identifiers import SearchTerms
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 #: Kinds of findings; see `gate`.
 BLOCKING, WAIVABLE = "blocking", "waivable"
+
+#: End of the names of images in a data set.
+IMAGE = ".dcm"
 
 #: Dates (`YYYYMMDD`), each with the tag of the attribute that it comes from.
 Dates = Mapping[str, int]
@@ -155,6 +160,7 @@ class Search:
         self._kept = state_folder(root.resolve()).is_dir()  # nothing is kept of a folder that is no tree, see `Facts`
         self._digest = hashlib.sha256(f"{terms.digest()} {dates}".encode()).hexdigest() if self._kept else ""
         self._facts = Facts(root, "searched", self._read, self._packed, self._unpacked, renew=self._renew)
+        self._standing = Standing(root, "clean")
         self._folder: Contents | None = None  # the one at hand
         self._clean = False
         self._before = ""
@@ -167,6 +173,7 @@ class Search:
             self._before = str(kept["digest"])
             if self._before != self._digest:
                 self._new = self._terms.without(set(kept["terms"]))
+        self._stack.enter_context(self._standing)
         self._stack.enter_context(self._facts)
         return self
 
@@ -192,6 +199,28 @@ class Search:
             OSError: it cannot be read.
         """
         return self._facts(f"{self._root}/{name}")
+
+    def is_clean(self, part: Part) -> bool:
+        """Return whether exactly these files were searched for all of this before, and nothing was found."""
+        if self._standing.get(part.folder, self._stamp(part)) is None:
+            return False
+        self._facts.hold(part.folder)
+        return True
+
+    def found_clean(self, part: Part, names: Iterable[str]) -> None:
+        """Keep that all files of a part were searched, and nothing was found.
+
+        Args:
+            names: their paths. If one of them is no image by its name, nothing is kept: what is searched in tables
+                depends on the digests of other files as well.
+        """
+        # What was searched are the listed files if the folder is as it was when they were listed.
+        images = all(name.endswith(IMAGE) for name in names)
+        if images and stamp_of_folder(self._root / part.folder, self._root) == part.stamp:
+            self._standing.put(part.folder, self._stamp(part), True, self._facts.since)
+
+    def _stamp(self, part: Part) -> str:
+        return stamp_of(part.stamp, part.digest, part.files, self._digest)
 
     @property
     def files_read(self) -> int:

@@ -63,7 +63,8 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
 #: Files of the steps in the run's folder. The first step removes them when it begins anew; decisions stay.
-KEPT = ("stages", "linker", "output", "identified", "stock", "gate", "released", "removal", "accounts", "summary")
+_CHECKED = ("linker", "output", "parts", "identified", "stock", "gate", "released", "removal")
+KEPT = ("stages", *_CHECKED, "accounts", "summary")
 
 
 def set_up(run: Run, given: Mapping[str, Any], file: Path | None, started_by: str = "") -> Study:
@@ -228,7 +229,7 @@ def check(run: Run, cancelled: Any = never, secret: str = "") -> dict[str, int]:
     """
     from pacsifier_ops.study import linker
 
-    run.forget(("linker", "output", "identified", "stock", "gate", "released", "removal"))
+    run.forget(_CHECKED)
     study = Study.of(run)
     linked = linker.write(run, secret) if study.has(stages.ANONYMIZE) else None
     stock = take_stock(run, cancelled)
@@ -237,7 +238,7 @@ def check(run: Run, cancelled: Any = never, secret: str = "") -> dict[str, int]:
         return {"files": stock.files, "bytes": stock.bytes}
     root = folder_of(study, DEIDENTIFIED_FOLDER)
     gate = Gate.of(run, root)
-    found = gate.search(root, (file["path"] for file in listed(run)), cancelled)
+    found = gate.search_list(run, root, cancelled)
     gate.add_foreign(listed(run), found, linked.digests if linked else {})
     with storage_errors("the state root"):
         write_json(run.folder / "gate.json", {**vars(found), "counts": dict(found.counts)})

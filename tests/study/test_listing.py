@@ -1,0 +1,312 @@
+"""The list of a data set is the same whether its folders stand or each file is looked at, and nothing else stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacsifier_ops.base.files import ascii_json, below, name_below, readable
+from pacsifier_ops.runs.folder import Run, never
+from pacsifier_ops.state import facts, ledger
+from pacsifier_ops.state.facts import forget_facts
+from pacsifier_ops.state.tree import CONTROL, Tree
+from pacsifier_ops.study import gate as gates
+from pacsifier_ops.study import listing, searched
+from pacsifier_ops.study.gate import Gate, GateFindings
+from pacsifier_ops.study.listing import files_of, parts_of, write_list
+
+FILES = ("a/s1/1.dcm", "a/s1/2.dcm", "a/s2/1.dcm", "a/z.txt", "a-b/s/1.dcm", "b.csv", "a.csv")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(facts, "_GRANULARITY", 0)
+    folder = tmp_path / "set"
+    Tree.open(folder)
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"text of {name}")
+    settle()
+    return folder
+
+
+def settle() -> None:
+    """Wait until the clock of the file system has gone on: it ticks every few milliseconds."""
+    time.sleep(0.02)
+
+
+def by_file(root: Path) -> str:
+    """The list as it is made file by file."""
+    entries = (entry for entry, _ in below(root, lambda entry: entry.name == CONTROL))
+    return "".join(
+        ascii_json(
+            {
+                "path": readable(name_below(entry.path, root)),
+                "size": entry.stat().st_size,
+                "sha256": ledger.digest(Path(entry.path)),
+            }
+        )
+        + "\n"
+        for entry in entries
+        if entry.is_file(follow_symlinks=False)
+    )
+
+
+def listed(root: Path) -> str:
+    run = Run.fresh()
+    whole, parts = write_list(run, root, never)
+    text = run.part(listing.LIST).read_text()
+    assert parts == parts_of(run) and whole == ledger.digest(run.part(listing.LIST))
+    assert [file["path"] for _, files in files_of(run, parts) for file in files] == [
+        json.loads(line)["path"] for line in text.splitlines()
+    ]
+    assert len({part.folder for part in parts if part.stamp}) == len([part for part in parts if part.stamp])
+    return text
+
+
+def write(name: str, text: str, like: str = "") -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        path = root / name
+        before = path.stat() if like else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if before:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    return change
+
+
+def swap(one: str, other: str) -> Callable[[Path], object]:
+    return lambda root: [(root / a).rename(root / b) for a, b in ((one, "aside"), (other, one), ("aside", other))]
+
+
+def restore(root: Path) -> None:
+    """Another content from a backup: same name, size and times of modification."""
+    for path in (root / "a/s1").iterdir():
+        before, data = path.stat(), path.read_bytes()
+        path.unlink()
+        path.write_bytes(data.upper())
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda root: None,
+    "a file grows": write("a/s1/1.dcm", "a longer text of it"),
+    "a file changes, and its size and time stay": write("a/s1/1.dcm", "TEXT OF a/s1/1.dcm", "like"),
+    "a folder comes from a backup": restore,
+    "two files change places": swap("a/s1/1.dcm", "a/s1/2.dcm"),
+    "two folders change places": swap("a/s1", "a/s2"),
+    "a file comes": write("a/s1/3.dcm", "new"),
+    "a file goes": lambda root: (root / "a/s2/1.dcm").unlink(),
+    "a folder comes into a folder of files": write("a/s1/0/1.dcm", "new"),
+    "a file comes beside folders": write("a/s15", "new"),
+    "a control folder comes": write(f"a/s1/{CONTROL}/1.dcm", "none of it"),
+    "a link comes": lambda root: (root / "a/s1/l.dcm").symlink_to(root / "b.csv"),
+    "a link to a folder comes": lambda root: (root / "a/s3").symlink_to(root / "a/s1"),
+    "a name is no UTF-8": lambda root: Path(os.fsdecode(os.fsencode(root / "a/s1/") + b"/\xff.dcm")).touch(),
+    "all goes": lambda root: [(root / name).unlink() for name in FILES],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_the_list_is_the_same_as_file_by_file(root: Path, change: Callable[[Path], object]) -> None:
+    assert listed(root) == by_file(root)
+    change(root)
+    assert listed(root) == by_file(root)  # at once
+    settle()
+    for _ in range(2):
+        assert listed(root) == by_file(root)
+
+
+def test_a_folder_that_is_as_it_was_is_not_looked_into(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = listed(root)
+    looked: list[str] = []
+    call = facts.Facts.__call__
+
+    def heard(self: Any, path: str, status: Any = None) -> Any:
+        looked.append(name_below(path, root))
+        return call(self, path, status)
+
+    monkeypatch.setattr(facts.Facts, "__call__", heard)
+    assert listed(root) == text
+    assert looked == ["a/z.txt", "a.csv", "b.csv"]
+    read: list[Path] = []
+    monkeypatch.setattr(listing, "digest", lambda path: read.append(path) or ledger.digest(path))
+    write("a/s1/3.dcm", "new")(root)
+    settle()
+    listed(root)
+    assert [path for path in read if path.suffix == ".dcm"] == [root / "a/s1/3.dcm"]
+    forget_facts(root)
+    listed(root)
+    assert len([path for path in read if root in path.parents]) == 1 + len(FILES) + 1
+
+
+def test_a_folder_that_changes_while_it_is_listed_does_not_stand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another folder lies in its place while it is read, and it comes back as it was: its files are the same as before."""
+    exchange = swap("a/s2", "other/s")
+    write("other/s/1.dcm", "something else")(root)
+    settle()
+
+    def digest(path: Path) -> str:
+        if path == root / "a/s2/1.dcm":
+            exchange(root)
+        return ledger.digest(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "digest", digest)
+        listed(root)
+    exchange(root)
+    settle()
+    assert listed(root) == by_file(root)
+
+
+# The search
+
+
+class Read(list[str]):
+    """Names of the files that were searched."""
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Read:
+    names = Read()
+    contents = gates._contents
+
+    def heard(path: Path, name: str, *more: Any) -> Any:
+        names.append(name)
+        return contents(path, name, *more)
+
+    monkeypatch.setattr(gates, "_contents", heard)
+    return names
+
+
+def gate(names: tuple[str, ...] = (), uids: tuple[str, ...] = (), **dates: list[str]) -> Gate:
+    return Gate([(["Erstmann^Ottokar", *names], ["QQ-10001-X"])], uids, ["P1"], dates)
+
+
+def search(root: Path, of: Gate, between: Callable[[Path], object] = lambda root: None) -> GateFindings:
+    run = Run.fresh()
+    write_list(run, root, never)
+    between(root)
+    return of.search_list(run, root)
+
+
+def folders_asked(monkeypatch: pytest.MonkeyPatch, root: Path, of: Gate) -> set[str]:
+    """Folders whose files are looked at one by one."""
+    asked: set[str] = set()
+    call = searched.Search.__call__
+
+    def heard(self: Any, name: str) -> Any:
+        asked.add(name.rpartition("/")[0])
+        return call(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(searched.Search, "__call__", heard)
+        found = search(root, of)
+    assert found.searched == len(by_file(root).splitlines())
+    return asked
+
+
+IMAGES = {"a/s1", "a/s2", "a-b/s"}
+
+
+def test_a_folder_that_was_found_clean_is_not_looked_into(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert folders_asked(monkeypatch, root, gate()) >= IMAGES
+    assert folders_asked(monkeypatch, root, gate()) == {"", "a"}
+
+
+INPUTS: dict[str, Callable[[Path], Gate | None]] = {
+    "another name": lambda root: gate(("Wurzelbacher^Kunigunde",)),
+    "another UID": lambda root: gate(uids=("1.2.3.4",)),
+    "another date": lambda root: gate(a=["19370419"]),
+    "one name less": lambda root: Gate([], (), ["P1"]),
+    "what was found is forgotten": lambda root: forget_facts(root),
+    "another version": lambda root: None,
+}
+
+
+@pytest.mark.parametrize("change", INPUTS.values(), ids=list(INPUTS))
+def test_a_search_for_anything_else_looks_into_all_folders(
+    root: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Gate | None]
+) -> None:
+    search(root, gate())
+    of = change(root) or gate()
+    if change is INPUTS["another version"]:
+        monkeypatch.setattr("pacsifier_ops.state.standing.__version__", "0")
+    assert folders_asked(monkeypatch, root, of) >= IMAGES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        write("a/s1/1.dcm", "Ottokar Erstmann!!", "like"),
+        write("a/s1/3.dcm", "Erstmann^Ottokar"),
+        swap("a/s1", "a/dirty"),
+    ],
+    ids=["a file changes", "a file comes", "another folder in its place"],
+)
+def test_what_has_changed_is_searched(root: Path, change: Callable[[Path], object]) -> None:
+    write("a/dirty/1.dcm", "Erstmann^Ottokar")(root)
+    settle()
+    assert [path for path, _ in search(root, gate()).blocking] == ["a/dirty/1.dcm"]
+    (root / "a/dirty/1.dcm").rename(root.parent / "dirty")
+    (root / "a/dirty").rmdir()
+    assert not search(root, gate()).blocking
+    (root / "a/dirty").mkdir()
+    (root.parent / "dirty").rename(root / "a/dirty/1.dcm")
+    change(root)
+    settle()
+    for _ in range(2):
+        assert {path for path, _ in search(root, gate()).blocking} >= {
+            path.relative_to(root).as_posix() for path in root.rglob("*.dcm") if b"Erstmann" in path.read_bytes()
+        }
+
+
+def test_findings_do_not_stand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a/s1/1.dcm", "Erstmann^Ottokar")(root)
+    settle()
+    for _ in range(3):
+        assert [path for path, _ in search(root, gate()).blocking] == ["a/s1/1.dcm"]
+
+
+def test_clean_files_for_the_time_of_the_search_do_not_make_others_clean(root: Path) -> None:
+    """The files are exchanged after they were listed, and come back before the next night."""
+    write("a/s1/1.dcm", "Erstmann^Ottokar")(root)
+    for name in ("1", "2"):
+        write(f"clean/{name}.dcm", "nobody")(root)
+    settle()
+    search(root, gate(), swap("a/s1", "clean"))
+    settle()
+    swap("a/s1", "clean")(root)
+    settle()
+    assert [path for path, _ in search(root, gate()).blocking] == ["a/s1/1.dcm"]
+
+
+def test_a_listed_file_that_is_away_for_the_search_is_not_clean(root: Path) -> None:
+    write("a/s1/9.dcm", "Erstmann^Ottokar")(root)
+    settle()
+    aside = root.parent / "aside"
+    (root / "a/s1/9.dcm").rename(aside)
+    settle()
+    assert not search(root, gate()).blocking  # the folder stands without it
+    aside.rename(root / "a/s1/9.dcm")
+    settle()
+    with pytest.raises(Exception, match="No such file"):
+        search(root, gate(), lambda root: (root / "a/s1/9.dcm").rename(aside))
+    aside.rename(root / "a/s1/9.dcm")
+    settle()
+    assert [path for path, _ in search(root, gate()).blocking] == ["a/s1/9.dcm"]
+
+
+def test_a_folder_with_tables_is_searched_each_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is searched in a table depends on the digests of other files, which are no text."""
+    write("a/s1/notes.csv", "nothing")(root)
+    settle()
+    for _ in range(3):
+        assert "a/s1" in folders_asked(monkeypatch, root, gate())
