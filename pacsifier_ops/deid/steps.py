@@ -616,8 +616,8 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     store = Store(tree, marker["id"])
     if request.contact_sheets:
         with ContactSheets() as sheets:
-            for source in _in_parts(run):
-                make_sheet(sheets, store, _base(request), source, fresh=True)
+            for source, stands in _in_parts(run):
+                make_sheet(sheets, store, _base(request), source, fresh=not stands)
     if not request.in_place and marker.get("run") == run.name:
         _withdraw(run, request, store)
     account = books.close(run, request, store, how.rules, Converting.outcomes(run))
@@ -693,8 +693,11 @@ def _same_file(request: DeidRequest, item: Settled) -> bool:
     return (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
-def _in_parts(run: Run) -> Iterable[SourceSeries]:
-    """Return the series of a run that were converted in parts, without those all of whose parts stand."""
-    stands = standing_keys(run)
-    parts = (source for source, _ in Converting.outcomes(run) if source.parts > 1)
-    return {source.key: source for source in parts if key_of(source) not in stands}.values()
+def _in_parts(run: Run) -> Iterable[tuple[SourceSeries, bool]]:
+    """Return the series of a run that were converted in parts, and whether all parts of each stand."""
+    standing, found = standing_keys(run), dict[str, tuple[SourceSeries, bool]]()
+    for source, _ in Converting.outcomes(run):
+        if source.parts > 1:
+            _, others = found.get(source.key, (source, True))
+            found[source.key] = source, others and key_of(source) in standing
+    return found.values()

@@ -1,0 +1,158 @@
+"""Series that there is nothing to convert of get no task; what has changed is looked at again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from pacsifier_ops.deid import steps
+from pacsifier_ops.deid.books import DeidAccount
+from pacsifier_ops.deid.run import DeidRequest, store_of
+from pacsifier_ops.embedded.phantoms import phantom_series, write
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state import facts
+from pacsifier_ops.state.facts import forget_facts
+from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three series of two patients; one is larger than a part. Files count as settled at once."""
+    monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    monkeypatch.setattr(steps, "PART", 2)
+    folder = tmp_path / "in"
+    for patient, number, images in ((KUNIGUNDE, 1, 3), (KUNIGUNDE, 2, 2), (ZEBEDAEUS, 1, 2)):
+        values: dict[str, Any] = {**patient, "series_number": number, "n_images": images, "rows": 8, "columns": 8}
+        write(phantom_series(**values), folder / f"sub-{patient['patient_id']}" / str(number))
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def prepared(source: Path, out: Path, **values: Any) -> tuple[Run, list[int]]:
+    run = Run.fresh()
+    return run, steps.prepare(run, DeidRequest(source, out, **{"profile": "default", **values}))
+
+
+def deidentify(source: Path, out: Path, **values: Any) -> tuple[DeidAccount, int]:
+    """A whole run; returns its account, and the number of its units that were worked on."""
+    run, units = prepared(source, out, **values)
+    for unit in units:
+        steps.convert(run, unit)
+    return steps.report(run), len(units)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.dcm"))}
+
+
+def test_the_third_night_has_nothing_to_do(source: Path, out: Path) -> None:
+    first, units = deidentify(source, out)
+    made = content(out)
+    assert (first.verdict, units, len(made)) == ("complete", 4, 7)
+    second, units = deidentify(source, out)
+    assert units == 4
+    third, units = deidentify(source, out)
+    assert units == 0
+    for account in (second, third):
+        assert account.verdict == "complete"
+        assert account.totals() == first.totals() and account.rules == first.rules
+        assert [vars(one) for one in account.series] == [vars(one) for one in first.series]
+    assert content(out) == made
+    # News are worked on alone.
+    write(phantom_series(patient_id="ZQX-9", series_number=9, rows=8, columns=8), source / "sub-9" / "9")
+    account, units = deidentify(source, out)
+    assert (units, account.verdict) == (1, "complete")
+    assert content(out).items() > made.items()
+
+
+@pytest.fixture
+def standing(source: Path, out: Path) -> None:
+    for _ in range(3):
+        deidentify(source, out)
+
+
+def first(paths: Iterable[Path]) -> Path:
+    return min(paths)
+
+
+def same_size_and_time(path: Path) -> None:
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def store(out: Path) -> Path:
+    found = store_of(out)
+    assert found is not None
+    return found.folder
+
+
+CHANGES: dict[str, tuple[int, Callable[[Path, Path], object]]] = {
+    "nothing": (0, lambda source, out: None),
+    "a source is touched": (1, lambda source, out: os.utime(first(source.rglob("*.dcm")))),
+    "a source is gone": (1, lambda source, out: first(source.rglob("*.dcm")).unlink()),
+    "a result is gone": (2, lambda source, out: first(out.rglob("*.dcm")).unlink()),
+    "a result changes, not its size and time": (2, lambda source, out: same_size_and_time(first(out.rglob("*.dcm")))),
+    "a file comes beside the results": (2, lambda source, out: (first(out.rglob("*.dcm")).parent / "x").write_text("")),
+    "outcomes are gone": (2, lambda source, out: first((store(out) / "settled").iterdir()).unlink()),
+    "sheets are gone": (2, lambda source, out: shutil.rmtree(store(out) / "sheets")),
+    "all is to be read again": (4, lambda source, out: forget_facts(out)),
+}
+
+
+@pytest.mark.usefixtures("standing")
+@pytest.mark.parametrize(("units", "change"), CHANGES.values(), ids=list(CHANGES))
+def test_what_has_changed_is_looked_at_again(
+    source: Path, out: Path, units: int, change: Callable[[Path, Path], object]
+) -> None:
+    before = content(out)
+    change(source, out)
+    account, worked_on = deidentify(source, out)
+    assert account.verdict == "complete"
+    # A series in two parts has one folder, and one file of outcomes.
+    assert worked_on in ((1, 2) if units in (1, 2) else (units,))
+    assert {path.name for path in (store(out) / "sheets").iterdir()} == {"1.png", "2.png", "3.png"}
+    assert content(out).keys() == before.keys()
+    for name, data in content(out).items():
+        assert dcmread(out / name).PatientID not in (KUNIGUNDE["patient_id"], ZEBEDAEUS["patient_id"])
+        assert data == before[name] or data.endswith(b"\x07")  # of that, the release will say that it is not ours
+
+
+@pytest.mark.usefixtures("standing")
+def test_other_rules_convert_anew(source: Path, out: Path, tmp_path: Path) -> None:
+    assert len(prepared(source, out, contact_sheets=False)[1]) == 4
+    assert len(prepared(source, tmp_path / "other")[1]) == 4
+
+
+def test_what_is_not_de_identified_is_tried_in_each_night(source: Path, out: Path) -> None:
+    path = first(source.rglob("*.dcm"))
+    image = dcmread(path)
+    image.BurnedInAnnotation = "YES"
+    image.save_as(path)
+    totals = []
+    for _ in range(3):
+        account, units = deidentify(source, out)
+        totals.append(account.totals())
+    assert units == 1 and totals[0] == totals[1] == totals[2] and totals[0]["quarantined"] + totals[0]["excluded"] == 1
+
+
+@pytest.mark.usefixtures("standing")
+def test_a_change_between_the_steps_is_not_kept(source: Path, out: Path) -> None:
+    forget_facts(out)
+    run, units = prepared(source, out)
+    for unit in units:
+        steps.convert(run, unit)
+    path = first(out.rglob("*.dcm"))
+    same_size_and_time(path)
+    steps.report(run)
+    assert 1 <= len(prepared(source, out)[1]) <= 2

@@ -1,0 +1,113 @@
+"""Series that a node has confirmed get no task; what has changed is sent, or looked at again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from pacsifier_ops.base import settings
+from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.embedded.pacs import EmbeddedPacs
+from pacsifier_ops.embedded.phantoms import write
+from pacsifier_ops.runs.accounts import RunAccount
+from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state import facts
+from pacsifier_ops.state.facts import forget_facts
+from pacsifier_ops.state.tree import Tree
+from pacsifier_ops.upload import steps
+from pacsifier_ops.upload.nodes import FolderNode
+from pacsifier_ops.upload.run import UploadRequest
+from tests.support.embedded import node_of, series
+
+pytestmark = pytest.mark.archive
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
+    with EmbeddedPacs(folder=tmp_path / "pacs") as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree of two series, whose files count as settled at once."""
+    monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    root = Tree.open(tmp_path / "upload").root
+    for number in (1, 2):
+        write(series("ZQX-1", series_number=number, n_images=2), root / str(number))
+    return root
+
+
+def upload(node: PacsNode | FolderNode, folder: Path, **request: Any) -> tuple[RunAccount, int]:
+    """A whole run; returns its account, and the number of its units that were worked on."""
+    run = Run.fresh()
+    units = steps.prepare(run, UploadRequest(folder, folder.parent / "log", **request), node)
+    with steps.Sending(run, node) as sending:
+        sending.units(units)
+    return steps.report(run, lambda: node), len(units)
+
+
+def touched(folder: Path) -> None:
+    os.utime(min(folder.rglob("*.dcm")))
+
+
+def changed(folder: Path) -> None:
+    path = min(folder.rglob("*.dcm"))
+    image = dcmread(path)
+    image.PatientComments = "changed"
+    image.save_as(path)
+
+
+def unknown(folder: Path) -> None:
+    min((settings.state_root() / "delivered").rglob("*.jsonl")).unlink()
+
+
+CHANGES: dict[str, tuple[int, int, Callable[[Path], object]]] = {
+    "nothing": (0, 0, lambda folder: None),
+    "a file is touched": (1, 0, touched),
+    "a file changes": (1, 1, changed),
+    "a file goes": (1, 0, lambda folder: min(folder.rglob("*.dcm")).unlink()),
+    "what was confirmed is forgotten": (1, 2, unknown),
+    "all is to be read again": (2, 0, forget_facts),
+}
+
+
+@pytest.mark.parametrize(("units", "sent", "change"), CHANGES.values(), ids=list(CHANGES))
+def test_what_has_changed_is_looked_at_again(
+    pacs: EmbeddedPacs, folder: Path, units: int, sent: int, change: Callable[[Path], object]
+) -> None:
+    worked_on = [upload(node_of(pacs), folder)[1] for _ in range(3)]
+    assert worked_on == [2, 2, 0]
+    change(folder)
+    account, number = upload(node_of(pacs), folder)
+    files = len(list(folder.rglob("*.dcm")))
+    totals = account.totals()
+    assert (account.verdict, number, totals["received"]) == ("complete", units, sent)
+    assert totals["present"] + totals["received"] == totals["expected"] == files
+    assert [one.number for one in account.series] == [1, 2]
+
+
+def test_another_request_or_node_sends(pacs: EmbeddedPacs, folder: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        upload(node_of(pacs), folder)
+    assert upload(node_of(pacs), folder, resend=True)[0].totals()["received"] == 4
+    with EmbeddedPacs(folder=tmp_path / "other") as other:
+        account, units = upload(node_of(other), folder)
+        assert (account.totals()["received"], units) == (4, 2)
+    assert upload(node_of(pacs), folder)[1] == 2  # what was confirmed has a new time
+
+
+def test_a_store_is_asked_for_what_it_has(folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    node = FolderNode("store", str(store))
+    for _ in range(3):
+        upload(node, folder)
+    min(store.rglob("*.dcm")).unlink()
+    account, units = upload(node, folder)
+    assert (account.totals()["received"], units) == (1, 2)
