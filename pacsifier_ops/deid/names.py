@@ -68,6 +68,9 @@ class Namer:
             names: all known names of the patient.
         """
         patient = self._patient(file, person)
+        identity = self.key((patient, file.study_uid, file.series_uid))
+        if identity in self.names.given:
+            return self.names.given[identity]
         session = self._session(file, person, patient, days)
         # Clean the description here even where objects keep theirs. An object with a name in it goes to quarantine, but
         # the folder remains.
@@ -79,7 +82,7 @@ class Namer:
         }
         # An object with an identifier in these texts goes to quarantine. The rest of its series needs a neutral name.
         attributes = {name: "" if self._identifies(file, person, text) else text for name, text in attributes.items()}
-        return self.names.give(self.key((patient, file.study_uid, file.series_uid)), session, series_folder(attributes))
+        return self.names.give(identity, session, series_folder(attributes))
 
     def _number(self, file: DicomFile, person: Person, days: frozenset[str]) -> str:
         """Return the SeriesNumber as the results have it."""
