@@ -38,6 +38,7 @@ class Delivery:
             epoch; 0 without a file. Tools can preserve a modification time, but none can set this one.
         approved: SHA-256 of the whole approved file, hexadecimal, if there was an approval; it was checked during
             sending.
+        mark: what the list of the destination tells of the content, such as an ETag; empty: nothing, or it is not kept.
     """
 
     uid: str
@@ -45,6 +46,7 @@ class Delivery:
     size: int = 0
     ctime_ns: int = 0
     approved: str = ""
+    mark: str = ""
 
 
 def data_set_name(which: str) -> str:
@@ -125,7 +127,8 @@ class Deliveries:
         with storage_errors("the state root"):
             if self._stream is None:
                 self._stream = self._open()
-            self._stream.write(ascii_json(asdict(delivery)).encode() + b"\n")
+            kept = {name: value for name, value in asdict(delivery).items() if value or name != "mark"}
+            self._stream.write(ascii_json(kept).encode() + b"\n")  # earlier versions know no mark
         self.confirmed[delivery.uid] = delivery
 
     def close(self) -> None:

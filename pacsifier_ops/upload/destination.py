@@ -45,11 +45,13 @@ class Answer:
         outcome: what became of it.
         sha256: digest of the data set that was sent, hexadecimal, if it is confirmed.
         text: the reason, if it is not; or a warning.
+        mark: see `Delivery`.
     """
 
     outcome: Outcome
     sha256: str = ""
     text: str = ""
+    mark: str = ""
 
 
 class Destination(ABC):
@@ -170,6 +172,17 @@ class Destination(ABC):
     def there(self, files: Iterable[DicomFile]) -> set[str] | None:
         """Return the SOP Instance UIDs of those that the destination holds; None where it is not asked."""
         return None
+
+    def marks(self, files: Iterable[DicomFile]) -> Mapping[str, str]:
+        """Return what the list of the destination tells of the content of these, by SOP Instance UID, see `Delivery`.
+
+        Those of which it tells nothing are left out.
+        """
+        return {}
+
+    def holds(self, file: DicomFile) -> bool:
+        """Return whether the destination has a file as it is here; where it has marks, it is read back."""
+        return True
 
     def occupied(self, files: Iterable[DicomFile]) -> bool:
         """Return whether one of these, which were never put, would lie where another file lies."""

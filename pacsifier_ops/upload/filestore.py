@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from pacsifier_ops.base.errors import DestinationRefused, FileUnreadable, PacsError
 from pacsifier_ops.base.files import json_line
@@ -127,6 +127,18 @@ def _filled(stream: BinaryIO) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+class Listed(NamedTuple):
+    """A file in a list.
+
+    Attributes:
+        size: in bytes.
+        mark: what changes with its content, and may change without it, such as an ETag; empty: nothing is told.
+    """
+
+    size: int
+    mark: str = ""
+
+
 class FileStore(Destination):
     """A destination that keeps files. A subclass knows how; names have forward slashes and are below the root."""
 
@@ -136,12 +148,12 @@ class FileStore(Destination):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._listings: dict[str, dict[str, int]] = {}
+        self._listings: dict[str, dict[str, Listed]] = {}
         self._has_manifest = True
 
     @abstractmethod
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Return the sizes in bytes of the files in a folder, by name; empty where it does not exist."""
+    def entries(self, folder: str) -> dict[str, Listed]:
+        """Return the files in a folder, by name; empty where it does not exist."""
 
     @abstractmethod
     def write(self, name: str, content: Reading) -> None:
@@ -152,6 +164,10 @@ class FileStore(Destination):
             Corrupted: the destination does not hold what was sent.
             PacsError: the connection failed, or there is no room.
         """
+
+    def mark(self, name: str) -> str:
+        """Return the mark of a file that was just written, see `Listed`; empty where lists tell none."""
+        return ""
 
     @abstractmethod
     def pieces(self, name: str) -> Iterator[bytes]:
@@ -198,14 +214,14 @@ class FileStore(Destination):
         self.go_on()
         name = self.name_of(file)
         reading = Reading.of(file, self.block)
-        size = self._listing(name).get(name.rpartition("/")[2])
-        if size is not None and not again:
+        there = self._listed(name)
+        if there is not None and not again:
             for _ in reading:
                 pass
-            if size == file.size and self._digest(name) == reading.whole.hexdigest():
-                return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
+            if there.size == file.size and self._digest(name) == reading.whole.hexdigest():
+                return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest(), mark=there.mark)}
             return {file.sop_instance_uid: Answer(Outcome.UNFIT, text=OCCUPIED)}
-        if size is not None and self._has_manifest:
+        if there is not None and self._has_manifest:
             self._refuse_anothers()
             self.remove(MANIFEST)
             self._has_manifest = False
@@ -213,12 +229,17 @@ class FileStore(Destination):
             self.write(name, reading)
         except Corrupted:
             return {file.sop_instance_uid: Answer(Outcome.DOUBTFUL, text=CHANGED_THERE)}
-        self._listing(name)[name.rpartition("/")[2]] = file.size
-        return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest())}
+        mark = self.mark(name)
+        self._listing(name)[name.rpartition("/")[2]] = Listed(file.size, mark)
+        return {file.sop_instance_uid: Answer(Outcome.STORED, reading.data_set.hexdigest(), mark=mark)}
+
+    @property
+    def _takes_away(self) -> bool:
+        return isinstance(self.node, StoreNode) and self.node.takes_away
 
     def there(self, files: Iterable[DicomFile]) -> set[str] | None:
         """Return those of which a file of the right size is there; None where files are taken away."""
-        if isinstance(self.node, StoreNode) and self.node.takes_away:
+        if self._takes_away:
             return None
         self.open()
         self._listings.clear()
@@ -228,9 +249,26 @@ class FileStore(Destination):
                 name = self.name_of(file)
             except ValueError:
                 continue
-            if self._listing(name).get(name.rpartition("/")[2]) == file.size:
+            if (there := self._listed(name)) is not None and there.size == file.size:
                 found.add(file.sop_instance_uid)
         return found
+
+    def marks(self, files: Iterable[DicomFile]) -> Mapping[str, str]:
+        """See `Destination`."""
+        if self._takes_away:
+            return {}
+        self.open()
+        found = {}
+        for file in files:
+            with suppress(ValueError):
+                if (there := self._listed(self.name_of(file))) is not None and there.mark:
+                    found[file.sop_instance_uid] = there.mark
+        return found
+
+    def holds(self, file: DicomFile) -> bool:
+        """See `Destination`."""
+        self.open()
+        return self._digest(self.name_of(file)) == (file.sha256 or digest(file.path))
 
     def occupied(self, files: Iterable[DicomFile]) -> bool:
         """See `Destination`. One with the same content is no other file."""
@@ -238,8 +276,8 @@ class FileStore(Destination):
         self._listings.clear()
         for file in files:
             name = self.name_of(file)
-            size = self._listing(name).get(name.rpartition("/")[2])
-            if size is not None and (size != file.size or self._digest(name) != file.sha256):
+            there = self._listed(name)
+            if there is not None and (there.size != file.size or self._digest(name) != file.sha256):
                 return True
         return False
 
@@ -272,7 +310,7 @@ class FileStore(Destination):
 
     def _owner(self) -> str | None:
         """Return the data set whose manifest is there; None: there is none; empty: it names none."""
-        if MANIFEST not in self.sizes(""):
+        if MANIFEST not in self.entries(""):
             return None
         try:
             first = json_line(next(self._lines(), ""))
@@ -297,7 +335,8 @@ class FileStore(Destination):
         self.open()
         self._refuse_anothers()
         size = manifest.stat().st_size
-        if self.sizes("").get(MANIFEST) != size or self._digest(MANIFEST) != digest(manifest):
+        there = self.entries("").get(MANIFEST)
+        if there is None or there.size != size or self._digest(MANIFEST) != digest(manifest):
             self.write(MANIFEST, Reading(manifest, size, block=self.block))
 
     def close(self, abort: bool = False) -> None:
@@ -321,12 +360,15 @@ class FileStore(Destination):
             self.go_on()
         return found.hexdigest()
 
-    def _listing(self, name: str) -> dict[str, int]:
+    def _listed(self, name: str) -> Listed | None:
+        return self._listing(name).get(name.rpartition("/")[2])
+
+    def _listing(self, name: str) -> dict[str, Listed]:
         folder = name.rpartition("/")[0]
         if folder not in self._listings:
             if len(self._listings) > 64:  # series come folder by folder
                 self._listings.clear()
-            self._listings[folder] = self.sizes(folder)
+            self._listings[folder] = self.entries(folder)
         return self._listings[folder]
 
 

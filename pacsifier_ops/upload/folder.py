@@ -10,11 +10,15 @@ from pathlib import Path
 
 from pacsifier_ops.base.errors import AssociationAborted, DestinationRefused, OutOfResources
 from pacsifier_ops.base.files import data_file, data_folder, fsync_folder
-from pacsifier_ops.upload.filestore import PIECE, FileStore, Reading, temporary
+from pacsifier_ops.upload.filestore import PIECE, FileStore, Listed, Reading, temporary
 from pacsifier_ops.upload.nodes import FolderNode
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _listed(status: os.stat_result) -> Listed:
+    return Listed(status.st_size, str(status.st_mtime_ns))
 
 
 class Folder(FileStore):
@@ -35,7 +39,7 @@ class Folder(FileStore):
                     f"{self.node.name}: path is no folder, or it is not mounted; make the folder, or mount the share"
                 )
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def entries(self, folder: str) -> dict[str, Listed]:
         """See `FileStore`."""
         with self._errors():
             try:
@@ -43,7 +47,12 @@ class Folder(FileStore):
             except FileNotFoundError:
                 return {}
             with entries:
-                return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+                return {entry.name: _listed(entry.stat(follow_symlinks=False)) for entry in entries}
+
+    def mark(self, name: str) -> str:
+        """See `FileStore`."""
+        with self._errors():
+            return _listed((self._place / name).lstat()).mark
 
     def write(self, name: str, content: Reading) -> None:
         """See `FileStore`."""

@@ -18,7 +18,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
     TlsFailed,
 )
-from pacsifier_ops.upload.filestore import PIECE, Reading, Server
+from pacsifier_ops.upload.filestore import PIECE, Listed, Reading, Server
 from pacsifier_ops.upload.nodes import FtpsNode
 
 #: Answers of a server that does not know a command.
@@ -91,27 +91,27 @@ class Ftps(Server):
                 self._ftp.quit()
         super().close(abort)
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def entries(self, folder: str) -> dict[str, Listed]:
         """See `FileStore`."""
         with self.errors():
             try:
-                entries = list(self._ftp.mlsd(self._path(folder)))
+                entries = [*self._ftp.mlsd(self._path(folder))]
             except ftplib.error_perm as error:
                 if not self._is_there(folder):
                     return {}
                 if str(error)[:3] not in _UNKNOWN:
                     raise
                 return self._asked_sizes(folder)
-        return {name: int(facts.get("size", -1)) for name, facts in entries if facts.get("type") == "file"}
+        return {name: Listed(int(facts.get("size", -1))) for name, facts in entries if facts.get("type") == "file"}
 
-    def _asked_sizes(self, folder: str) -> dict[str, int]:
+    def _asked_sizes(self, folder: str) -> dict[str, Listed]:
         """Return the same from a server without MLSD (RFC 3659), such as vsftpd: file by file."""
         found = {}
         for path in self._ftp.nlst(self._path(folder)):
             name = path.rpartition("/")[2]
             self._ftp.voidcmd("TYPE I")
             with suppress(ftplib.error_perm):  # a folder
-                found[name] = self.size(f"{folder}/{name}".lstrip("/"))
+                found[name] = Listed(self.size(f"{folder}/{name}".lstrip("/")))
         return found
 
     def send(self, name: str, content: Reading) -> None:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -25,7 +25,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
 )
 from pacsifier_ops.base.quiet import quiet
-from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Reading, temporary
+from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Listed, Reading, temporary
 from pacsifier_ops.upload.nodes import STORES, ObjectStoreNode
 
 #: Size of a part of a large object in bytes; S3 takes 10,000 parts of 5 MiB or more. Two are in memory at most.
@@ -37,6 +37,7 @@ class ObjectStore(FileStore):
 
     method = "object store"
     block = _PART
+    _etag = ""
 
     @property
     def _store(self) -> ObjectStoreNode:
@@ -100,7 +101,7 @@ class ObjectStore(FileStore):
             found = {}
         return {**found, **options}
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def entries(self, folder: str) -> dict[str, Listed]:
         """See `FileStore`."""
         with self._errors():
             self._fs.invalidate_cache()
@@ -108,7 +109,12 @@ class ObjectStore(FileStore):
                 entries = self._fs.ls(self._path(folder).rstrip("/"), detail=True)
             except FileNotFoundError:
                 return {}
-            return {one["name"].rpartition("/")[2]: int(one["size"] or 0) for one in entries if one["type"] == "file"}
+            files = (one for one in entries if one["type"] == "file")
+            return {one["name"].rpartition("/")[2]: Listed(int(one["size"] or 0), _mark(one)) for one in files}
+
+    def mark(self, name: str) -> str:
+        """See `FileStore`. S3 has told it when the content was compared."""
+        return self._etag
 
     def write(self, name: str, content: Reading) -> None:
         """See `FileStore`."""
@@ -151,10 +157,10 @@ class ObjectStore(FileStore):
         if self._store.scheme == "s3":
             bucket, _, key = self._path(name).partition("/")
             head = self._fs.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+            self._etag = _mark(head)
             if head["ContentLength"] != content.size:
                 raise Corrupted("its size differs")
-            told, etag = head.get("ChecksumSHA256", ""), head.get("ETag", "").strip('"')
-            if told in _sums_sha256(content) or etag in _sums_md5(content):
+            if head.get("ChecksumSHA256", "") in _sums_sha256(content) or self._etag in _sums_md5(content):
                 return
         super().verify(name, content)
 
@@ -196,6 +202,11 @@ class ObjectStore(FileStore):
             if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"):
                 raise PacsUnreachable(f"{name}: the store does not answer ({kind})") from error
             raise AssociationAborted(f"{name}: the store failed ({kind})") from error
+
+
+def _mark(told: Mapping[str, Any]) -> str:
+    """Return the ETag of an object in S3, from its head or a list. It changes with the content, or how it was put."""
+    return str(told.get("ETag") or "").strip('"')
 
 
 def package_of(scheme: str) -> str:

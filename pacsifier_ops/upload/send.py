@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pacsifier_ops.archive.attempts import AtPlace
@@ -106,7 +107,7 @@ class SeriesUpload:
         self._deliveries = deliveries
         self._tries: Counter[str] = Counter()
         self._refused_in_a_row = 0
-        self._bytes = 0
+        self._bytes = self._altered = 0
 
     def run(self) -> None:
         """Send what the destination does not have; repeat after an error that may be temporary while objects arrive."""
@@ -139,22 +140,28 @@ class SeriesUpload:
             )
         for warning, count in Counter(filter(None, self.stored.values())).items():
             remarks.append(f"{count} taken with a warning ({warning})")
+        if self._altered:
+            remarks.append(f"{self._altered} had another content at the destination than what was sent")
         account.state = SERIES_INCOMPLETE if account.missing else SERIES_COMPLETE
         account.reason = "; ".join(remarks)
 
     def _skip_confirmed(self) -> None:
         """Move confirmed instances from `pending` to `present`: the file or its data set is the one that was sent.
 
-        What a destination does not list any more, where it can be asked, is sent again.
+        What a destination does not list any more, where it can be asked, is sent again. So is what it lists with
+        another mark than when it was sent, if its content is another one.
         """
         recorded = [file for uid, file in self.pending.items() if uid in self._deliveries.confirmed]
         there = self._sender.again(lambda: self._destination.there(recorded)) if recorded else None
+        marks = self._sender.again(lambda: self._destination.marks(recorded)) if recorded else {}
         for file in recorded:
             uid = file.sop_instance_uid
             known = self._deliveries.confirmed[uid]
             if not known.sha256 or (there is not None and uid not in there):
                 continue
-            if (known.size, known.ctime_ns, known.approved) != (file.size, file.ctime_ns, file.sha256):
+            mark = marks.get(uid, known.mark)
+            now = Delivery(uid, known.sha256, file.size, file.ctime_ns, file.sha256, mark)
+            if replace(now, mark=known.mark) != known:
                 try:
                     if file.sha256 and digest(file.path) != file.sha256:
                         self._fail(uid, DIFFERS)
@@ -164,7 +171,11 @@ class SeriesUpload:
                 except OSError as error:
                     self._fail(uid, unreadable(error))
                     continue
-                self._deliveries.add(Delivery(uid, known.sha256, file.size, file.ctime_ns, file.sha256))
+            if known.mark and mark != known.mark and not self._sender.again(partial(self._destination.holds, file)):
+                self._altered += 1
+                continue
+            if now != known:
+                self._deliveries.add(now)
             self.present.add(uid)
             del self.pending[uid]
 
@@ -234,7 +245,7 @@ class SeriesUpload:
     def _evaluate(self, file: DicomFile, answer: Answer) -> None:
         uid = file.sop_instance_uid
         if answer.outcome is Outcome.STORED:
-            self._deliveries.add(Delivery(uid, answer.sha256, file.size, file.ctime_ns, file.sha256))
+            self._deliveries.add(Delivery(uid, answer.sha256, file.size, file.ctime_ns, file.sha256, answer.mark))
             self.stored[uid] = answer.text
             del self.pending[uid]
             self._refused_in_a_row = 0

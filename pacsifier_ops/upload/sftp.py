@@ -19,7 +19,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
 )
 from pacsifier_ops.base.quiet import quiet
-from pacsifier_ops.upload.filestore import PIECE, Reading, Server
+from pacsifier_ops.upload.filestore import PIECE, Listed, Reading, Server
 from pacsifier_ops.upload.nodes import SftpNode
 
 if TYPE_CHECKING:
@@ -141,14 +141,15 @@ class Sftp(Server):
                 return found
         raise ConfigError(f"connection {node.name}: private_key is no private key, or its passphrase is wrong")
 
-    def sizes(self, folder: str) -> dict[str, int]:
+    def entries(self, folder: str) -> dict[str, Listed]:
         """See `FileStore`."""
         with self.errors():
             try:
                 entries = self._files.listdir_attr(self._path(folder))
             except FileNotFoundError:
                 return {}
-        return {one.filename: one.st_size or 0 for one in entries if one.st_mode is None or S_ISREG(one.st_mode)}
+        files = (one for one in entries if one.st_mode is None or S_ISREG(one.st_mode))
+        return {one.filename: Listed(one.st_size or 0) for one in files}
 
     def send(self, name: str, content: Reading) -> None:
         """See `Server`."""

@@ -254,7 +254,8 @@ def test_cancelled_between_two_files_only_the_rest_is_sent_again(kind: str, nigh
         with pytest.raises(Cancelled), upload.Sending(stage, place.node, cancelled, sent) as sending:
             sending.units(units)
         account = upload.report(stage, lambda: place.node)
-        assert account.verdict == approvals.CANCELLED and (account.totals()["received"], account.totals()["missing"]) == (2, 3)
+        totals = account.totals()
+        assert account.verdict == approvals.CANCELLED and (totals["received"], totals["missing"]) == (2, 3)
         half = place.contents()
         assert len(half) == len(images(half)) == 2, "no manifest, no tables, nothing unfinished"
         with pytest.raises(NotApproved):

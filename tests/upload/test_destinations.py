@@ -112,6 +112,64 @@ def test_what_was_lost_there_is_sent_again(place: Elsewhere, folder: Path) -> No
     assert objects(place) == files_in(folder)
 
 
+def changed_there(place: Elsewhere, name: str, data: bytes) -> None:
+    """Put an object anew, so that it has another mark: on S3 in parts, whose ETag is another one for the same bytes."""
+    if not isinstance(place.node, ObjectStoreNode):
+        place.put(name, data)
+        return
+    with destination(place.node) as store:
+        store.open()
+        bucket, _, key = store._path(name).partition("/")
+        of = {"Bucket": bucket, "Key": key}
+        begun = store._fs.call_s3("create_multipart_upload", **of)["UploadId"]
+        put = store._fs.call_s3("upload_part", **of, UploadId=begun, PartNumber=1, Body=data)
+        parts = {"Parts": [{"PartNumber": 1, "ETag": put["ETag"]}]}
+        store._fs.call_s3("complete_multipart_upload", **of, UploadId=begun, MultipartUpload=parts)
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_content_that_somebody_changes_there_is_sent_again(
+    kind: str, peers: Callable[[str], Elsewhere], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size is the same. A mark that changes and nothing else costs one look, and sends nothing."""
+    place, read = peers(kind), []
+    upload(place.node, folder)
+    first, second, *_ = sorted(good := files_in(folder))
+    changed_there(place, first, good[first][:-1] + bytes([good[first][-1] ^ 1]))
+    changed_there(place, second, good[second])
+    digest_there = FileStore._digest
+
+    def seen(self: FileStore, name: str) -> str:
+        read.append(name)
+        return digest_there(self, name)
+
+    monkeypatch.setattr(FileStore, "_digest", seen)
+    account = upload(place.node, folder)
+    totals = account.totals()
+    assert (totals["present"], totals["received"], account.verdict) == (2, 1, COMPLETE), reasons(account)
+    assert "1 had another content at the destination than what was sent" in reasons(account)
+    assert objects(place) == good and {line["path"] for line in manifest_of(place)} == set(good)
+    assert {first, second} <= set(read)
+    read.clear()
+    assert upload(place.node, folder).totals()["present"] == 3
+    assert not {first, second} & {*read}
+
+
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_what_an_earlier_version_has_sent_gets_its_mark(
+    kind: str, peers: Callable[[str], Elsewhere], folder: Path, state_root: Path
+) -> None:
+    place = peers(kind)
+    upload(place.node, folder)
+    records = [*(state_root / "delivered").rglob("*.jsonl")]
+    kept = {path: [json.loads(line) for line in path.read_text().splitlines()] for path in records}
+    assert all(line.pop("mark") for lines in kept.values() for line in lines)
+    for path, lines in kept.items():
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert upload(place.node, folder).totals()["present"] == 3
+    assert all(json.loads(path.read_text().splitlines()[-1])["mark"] for path in records)
+
+
 def test_an_inbox_that_is_emptied_is_not_filled_again(peers: Callable[[str], Elsewhere], folder: Path) -> None:
     place = peers("sftp")
     node = replace(place.node, takes_away=True)
