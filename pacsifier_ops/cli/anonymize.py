@@ -19,6 +19,7 @@ from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.cli.crew import begun, carry_out, stoppable
 from pacsifier_ops.cli.options import add_flags, request_from
 from pacsifier_ops.deid import steps
+from pacsifier_ops.deid.contact import ContactSheets
 from pacsifier_ops.deid.identity import FOLDER, STUDY
 from pacsifier_ops.deid.run import DeidRequest
 from pacsifier_ops.pseudonyms.secret import VARIABLE
@@ -68,16 +69,18 @@ def anonymize(request: DeidRequest, shared: bool) -> int:
     """
     run = begun("pacsifier-anonymize", project=request.project)
     refuse_reserved(request.out_folder, "--out_folder", alone=True)
-    with stoppable() as stopped, noted_warnings(run):
+    with stoppable() as stopped, noted_warnings(run), ContactSheets() as sheets:
+        # They load their libraries while this process loads its own and looks at the files.
         if shared:
             from pacsifier_ops.cli import converters
 
-            # They load their libraries while this process loads its own and looks at the files.
             converters.load()
+        elif request.contact_sheets and _is_new(request):
+            sheets.begin()
         units = steps.prepare(run, request, secret=_secret(), cancelled=stopped)
         return carry_out(
             run,
-            lambda: _convert(run, units, shared, stopped),
+            lambda: _convert(run, units, shared, sheets, stopped),
             lambda run: steps.report(run, _secret()),
             lambda account, error: _show(account, run, error),
             request.accept_incomplete,
@@ -104,7 +107,13 @@ def _is_shared(folder: Path) -> bool:
     return _cores() > 1 and next(itertools.islice(files, steps.PART, None), None) is not None
 
 
-def _convert(run: Run, units: Sequence[int], shared: bool, stopped: Callable[[], bool]) -> None:
+def _is_new(request: DeidRequest) -> bool:
+    """Return whether a sheet is probably made in this process: the output is new, and all files are in one folder."""
+    folders = (names for _, _, names in os.walk(request.in_folder) if names)
+    return not request.out_folder.exists() and len(list(itertools.islice(folders, 2))) == 1
+
+
+def _convert(run: Run, units: Sequence[int], shared: bool, sheets: ContactSheets, stopped: Callable[[], bool]) -> None:
     """Convert units, in as many processes as there are cores.
 
     Raises:
@@ -116,7 +125,7 @@ def _convert(run: Run, units: Sequence[int], shared: bool, stopped: Callable[[],
 
             converters.convert(run, units, _cores(), meter.show, stopped)
             return
-        with steps.Converting(run, _secret(), stopped) as converting:
+        with steps.Converting(run, _secret(), stopped, sheets=sheets) as converting:
             for done, unit in enumerate(units, 1):
                 converting.unit(unit)
                 meter.show(done)

@@ -139,4 +139,8 @@ def _visible(pixels: np.ndarray, head: Dataset, frame: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    # All that a sheet needs, while the process that asks loads its own.
+    import PIL.PngImagePlugin  # noqa: F401
+    import pydicom.pixels  # noqa: F401
+
     serve(lambda files: _sheet([Path(path) for path in files]), _MEMORY)

@@ -396,6 +396,7 @@ class Converting(Worker[SourceSeries, Counts]):
         secret: secret of the project, where it is stored elsewhere.
         cancelled: called before each object; True ends the work. Outcomes so far stay.
         done: called with the counts of each series.
+        sheets: what makes the contact sheets, where the caller has begun it; it is closed with the worker.
     """
 
     item, result = SourceSeries, Counts
@@ -406,9 +407,10 @@ class Converting(Worker[SourceSeries, Counts]):
         secret: str = "",
         cancelled: Question = never,
         done: Callable[[Counts], None] = lambda counts: None,
+        sheets: ContactSheets | None = None,
     ) -> None:
         super().__init__(run, cancelled, done)
-        self._secret = secret
+        self._secret, self._given = secret, sheets
 
     def open(self, stack: ExitStack) -> None:
         """Prepare the conversion.
@@ -423,7 +425,7 @@ class Converting(Worker[SourceSeries, Counts]):
         self._store = Store(self._tree, marker["id"])
         self._base = _base(request)
         self._apart = apart_of(self._run, request)
-        self._sheets = stack.enter_context(ContactSheets())
+        self._sheets = stack.enter_context(self._given or ContactSheets())
 
     def _converting(self) -> tuple[Tree, dict[str, Any]]:
         root = self._request.out_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom.data
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.cli import anonymize
 from pacsifier_ops.deid import contact
 from pacsifier_ops.deid.contact import MOST, SIDE, ContactSheets
 from pacsifier_ops.embedded.phantoms import phantom_series, write
@@ -101,3 +103,31 @@ def test_one_process_makes_one_after_the_other_and_is_begun_anew(tmp_path: Path)
         process.kill()
         process.wait()
         assert sheets.of(files) == first and sheets._process is not process
+
+
+def test_the_command_begins_the_process_first_where_it_will_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def wrapper(*args: Any, **options: Any) -> Any:
+            called.append(name)
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    noted(ContactSheets, "begin")
+    noted(anonymize.steps, "prepare")
+    write(a_series(1), tmp_path / "in")
+
+    def first(*more: str, out: str) -> str:
+        called.clear()
+        assert anonymize.main(["-d", str(tmp_path / "in"), "-o", str(tmp_path / out), *more]) == 0
+        return called[0]
+
+    assert first(out="out") == "begin" and list((tmp_path / "state").rglob("sheets/1.png"))
+    assert first(out="out") == "prepare"  # nothing new: no sheet
+    assert first("--no_contact_sheets", out="other") == "prepare"
