@@ -255,13 +255,14 @@ def _quick_object(path: Path, begin: bytes, size: int) -> WholeObject | None:
     return WholeObject(found[0], syntax, found[1]) if found else None
 
 
-def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, bytes]:
+def attributes(stream: BinaryIO, file: DicomFile, wanted: Container[int], last: int) -> dict[int, bytes]:
     """Return encoded values of attributes at the top level of a data set; empty for long values.
 
     Text has the same encoding in every transfer syntax; numbers and sequences do not.
 
     Args:
-        file: the file.
+        stream: the file.
+        file: what it is.
         wanted: tags of the attributes.
         last: the last of these tags; reading ends there.
 
@@ -269,8 +270,7 @@ def attributes(file: DicomFile, wanted: Container[int], last: int) -> dict[int, 
         ValueError: the elements cannot be followed; the text gives the reason.
         OSError: the file cannot be read.
     """
-    with file.path.open("rb") as stream:
-        return values(*data_set(Plain(stream, file.size, file.offset), file.transfer_syntax_uid), wanted, last)
+    return values(*data_set(Plain(stream, file.size, file.offset), file.transfer_syntax_uid), wanted, last)
 
 
 @dataclass(frozen=True, slots=True)

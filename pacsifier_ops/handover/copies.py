@@ -144,7 +144,7 @@ class Copier:
             if not stat.S_ISREG(status.st_mode) or stat.S_IMODE(status.st_mode) != self.mode:
                 return None
             if identity_of(status) != wanted.identity:
-                if digest(Path(wanted.earlier)) != wanted.sha256:
+                if status.st_uid != os.geteuid() or digest(Path(wanted.earlier)) != wanted.sha256:
                     return None
                 if identity_of(os.lstat(wanted.earlier)) != identity_of(status):
                     return None

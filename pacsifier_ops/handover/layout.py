@@ -170,14 +170,20 @@ def _record_above(
     An object with another value gets a remark.
     """
     first = objects[0]
-    values = dict(first.values)
+    values, tags = dict(first.values), [key.tag for key in KEYS[kind]]
+    known: dict[tuple[bytes | None, ...], list[str]] = {}  # most objects of a series have the same values
     for one in objects:
-        for key in KEYS[kind]:
-            value = one.values.get(key.tag)
-            if value is None or not (value.isascii() or one.character_set == first.character_set):
-                continue
-            if values.setdefault(key.tag, value).strip(b"\0 ") != value.strip(b"\0 "):
-                layout.remarks.append((one.file, f"another {key.keyword} than its {kind} record"))
+        own = one.character_set, *map(one.values.get, tags)
+        if own not in known:
+            known[own] = differing = []
+            for key in KEYS[kind]:
+                value = one.values.get(key.tag)
+                if value is None or not (value.isascii() or one.character_set == first.character_set):
+                    continue
+                if values.setdefault(key.tag, value).strip(b"\0 ") != value.strip(b"\0 "):
+                    differing.append(key.keyword)
+        for keyword in known[own]:
+            layout.remarks.append((one.file, f"another {keyword} than its {kind} record"))
     return _record(layout, depth, kind, replace(first, values=values), number)
 
 

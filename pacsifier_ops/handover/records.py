@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from pydicom import DataElement, Dataset, dcmread
@@ -258,9 +258,10 @@ def describe(file: DicomFile) -> DirectoryObject:
     """
     kind = record_type(file.sop_class_uid)
     plain, encoded, last = _tags_of(kind)
-    values = {tag: value for tag, value in attributes(file, plain, last).items() if _is_valid(tag, value)}
     with file.path.open("rb") as stream:
         part10 = stream.read(132)[128:] == b"DICM"
+        found = attributes(stream, file, plain, last)
+    values = {tag: value for tag, value in found.items() if _is_valid(tag, value)}
     if encoded:
         values |= _encoded(file, encoded)
     if file.sop_class_uid != _CDA:
@@ -418,6 +419,10 @@ def _elements_well_formed(content: bytes) -> bool:
     return True
 
 
+#: Many records have the same elements.
+_element = lru_cache(1024)(element)
+
+
 def record(
     kind: str, values: Mapping[int, bytes], number: int, references: Mapping[int, str] | None = None
 ) -> tuple[bytes, list[str]]:
@@ -432,8 +437,8 @@ def record(
     Returns:
         The encoded elements, and the keywords of the made-up keys.
     """
-    elements = {0x00041430: element(0x00041430, "CS", kind.encode())}
-    elements |= {tag: element(tag, _vr(tag), text.encode()) for tag, text in (references or {}).items()}
+    elements = {0x00041430: _element(0x00041430, "CS", kind.encode())}
+    elements |= {tag: _element(tag, _vr(tag), text.encode()) for tag, text in (references or {}).items()}
     made_up = []
     extended = False
     for key in KEYS[kind]:
@@ -443,10 +448,10 @@ def record(
         if not value and key.made_up:
             made_up.append(key.keyword)
             value = _made_up(key, number)
-        elements[key.tag] = element(key.tag, key.vr, value)
+        elements[key.tag] = _element(key.tag, key.vr, value)
         extended |= key.vr in _TEXT and not (value.isascii() and b"\x1b" not in value)
     if extended and _CHARACTER_SET in values:
-        elements[_CHARACTER_SET] = element(_CHARACTER_SET, "CS", values[_CHARACTER_SET])
+        elements[_CHARACTER_SET] = _element(_CHARACTER_SET, "CS", values[_CHARACTER_SET])
     return b"".join(elements[tag] for tag in sorted(elements)), made_up
 
 

@@ -220,3 +220,15 @@ def test_volumes_share_their_files_too(released: Path, tmp_path: Path) -> None:
     one = make(released, tmp_path / "one", volume_size=1000, zip=True)
     two = make(released, tmp_path / "two", volume_size=1000, zip=True)
     assert by_inode(one).keys() == by_inode(two).keys() and contents(one) == contents(two)
+
+
+def test_a_damaged_copy_is_replaced_and_not_written_into(released: Path, tmp_path: Path) -> None:
+    first, second = make(released, tmp_path / "one"), make(released, tmp_path / "two")
+    wanted = contents(second)
+    torn = sorted(second.rglob("IM*"))[0]
+    torn.chmod(0o600)
+    with torn.open("r+b") as stream:
+        stream.truncate(torn.stat().st_size - 2)
+    torn.chmod(0o444)
+    damaged = contents(first)
+    assert contents(make(released, second)) == wanted and contents(first) == damaged
