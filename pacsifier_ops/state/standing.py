@@ -26,7 +26,7 @@ from typing import Any, Self
 from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import ascii_json, atomic_stream, private_folder, storage_errors
-from pacsifier_ops.state.facts import facts_folder, identity_of, settled_before
+from pacsifier_ops.state.facts import facts_folder, identity_at, settled_before
 from pacsifier_ops.state.tree import CONTROL
 
 #: The stamp of what cannot be told to be as it was. Nothing stands with it.
@@ -111,11 +111,8 @@ def file_stamp(path: Path, settled: int) -> str:
     Returns:
         UNKNOWN if it has just changed.
     """
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return "none"
-    return stamp_of(identity_of(status)) if status.st_ctime_ns < settled else UNKNOWN
+    identity = identity_at(path)
+    return stamp_of(identity) if not identity or identity[-1] < settled else UNKNOWN
 
 
 def whole(stamps: dict[str, str]) -> str:

@@ -29,7 +29,16 @@ from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import data_file, private_folder, read_json, storage_errors, write_atomic, write_json
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.tables import INTEGER, TEXT, parquet_of, write_table
-from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, QUARANTINED, WITHDRAWN, Store, series_of, store_of
+from pacsifier_ops.deid.run import (
+    DEIDENTIFIED,
+    EXCLUDED,
+    QUARANTINED,
+    WITHDRAWN,
+    SourceSeries,
+    Store,
+    series_of,
+    store_of,
+)
 from pacsifier_ops.deid.told import public_reason
 from pacsifier_ops.extract import outcome as extracted
 from pacsifier_ops.extract.run import beside_of
@@ -40,6 +49,7 @@ from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.selection.deciding import date_of
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.standing import Standing, stamp_of
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, PUBLIC_MISSING
@@ -139,7 +149,7 @@ def write(run: Run, secret: str = "") -> Linked | None:
     by_line: dict[int, list[Line]] = {}
     left_out: dict[int, str] = {}
     earlier = _Earlier(home, store)
-    series = _series_of_lines(part, store)
+    series = _series_of_lines(part, store, root)
     for account in extracted.rows(part, table.same_as):
         if account.state == ROW_BAD:
             continue
@@ -254,19 +264,30 @@ class _Series:
         return "; ".join(sorted(reasons - {""}))
 
 
-def _series_of_lines(part: Run, store: Store) -> dict[int, list[_Series]]:
+def _part(store: Store, source: SourceSeries, standing: Standing) -> _Part:
+    stamp = stamp_of(source.study_uid, source.series_uid, store.seen(source.key))  # lines are only added to the file
+    kept = standing.get(source.key, stamp)
+    if kept is None:
+        uids, outcomes = dict(store.uids(source.key)), Counter[tuple[str, str]]()
+        settled = (item for item in store.settled(source.key).values() if item.reason != WITHDRAWN)
+        outcomes.update((item.outcome, item.reason) for item in settled)
+        new = [uids.get(uid, uid) for uid in (source.study_uid, source.series_uid)]
+        kept = [*new, [[*outcome, count] for outcome, count in outcomes.items()]]
+        standing.put(source.key, stamp, kept)
+    study_uid, series_uid, counts = kept
+    outcomes = Counter({(outcome, reason): count for outcome, reason, count in counts})
+    return _Part(source.pseudonym, study_uid, series_uid, outcomes)
+
+
+def _series_of_lines(part: Run, store: Store, root: Path) -> dict[int, list[_Series]]:
     """Return the series of each line of the query table, in their order."""
     planned = list(extracted.series(part))
     wanted = {item.series for item, _ in planned}
     parts: dict[SeriesId, list[_Part]] = {}
-    for source in series_of(store):
-        if source.series in wanted:
-            uids = dict(store.uids(source.key))
-            study, series_uid = source.study_uid, source.series_uid
-            one = _Part(source.pseudonym, uids.get(study, study), uids.get(series_uid, series_uid))
-            settled = (item for item in store.settled(source.key).values() if item.reason != WITHDRAWN)
-            one.outcomes.update((item.outcome, item.reason) for item in settled)
-            parts.setdefault(source.series, []).append(one)
+    with Standing(root, "linked") as standing:
+        for source in series_of(store):
+            if source.series in wanted:
+                parts.setdefault(source.series, []).append(_part(store, source, standing))
     found: dict[int, list[_Series]] = {}
     for item, account in planned:
         missing = PUBLIC_MISSING[stages.EXTRACT] if account.missing else ""

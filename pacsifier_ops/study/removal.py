@@ -18,28 +18,36 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from pacsifier_ops.base.errors import Cancelled, TreeError
-from pacsifier_ops.base.files import read_jsonl, readable, storage_errors, write_json
-from pacsifier_ops.base.identity import SeriesId
+from pacsifier_ops.base.files import (
+    ascii_json,
+    atomic_stream,
+    read_json,
+    read_jsonl,
+    readable,
+    storage_errors,
+    write_json,
+)
+from pacsifier_ops.base.identity import SeriesId, digest_of
 from pacsifier_ops.deid.run import DEIDENTIFIED, EXCLUDED, Settled, SourceSeries, series_of, store_of
 from pacsifier_ops.dicom.files import DicomFile, inspect
 from pacsifier_ops.dicom.scan import heads
 from pacsifier_ops.extract.receiving import series_lease
 from pacsifier_ops.runs.folder import Run, never, now
-from pacsifier_ops.runs.index import Index
-from pacsifier_ops.state.deliveries import Deliveries
+from pacsifier_ops.state.deliveries import Deliveries, deliveries_seen
 from pacsifier_ops.state.facts import Facts, forget_facts
 from pacsifier_ops.state.leases import shared
-from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest
+from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest, ledger_seen
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_of
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
-from pacsifier_ops.study.release import DIGESTS, listed, released_of, with_originals
+from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_of, parts_of
+from pacsifier_ops.study.release import released_of, with_originals
 
 #: Why a file stays.
 BY_RULE, IN_QUARANTINE = "excluded by a rule", "in quarantine"
@@ -47,6 +55,9 @@ CHANGED, NOT_DEIDENTIFIED = "changed since it was fetched", "not de-identified a
 NOT_RELEASED, NOT_THERE = "not released", "released, and not there as it was released"
 UNCONFIRMED = "not confirmed by the destination"
 
+
+#: File of the sums of the list, in the run's folder.
+_SUMS = "may_go.json"
 
 T = TypeVar("T")
 
@@ -139,14 +150,27 @@ class Listing:
     @classmethod
     def of(cls, run: Run) -> Listing:
         """Return the sums of the run's list; zeros if it has made none."""
+        with suppress(FileNotFoundError):
+            return cls(**read_json(run.folder / _SUMS))
+        return cls.sum(map(cls.of_series, series_listed(run)))
+
+    @classmethod
+    def of_series(cls, series: SeriesListing) -> Listing:
+        """Return the sums of a series."""
+        size = sum(copy.size for copy in series.go.values())
+        return cls(bool(series.go), len(series.go), size, series.stay, series.handed_on, series.lost)
+
+    @classmethod
+    def sum(cls, parts: Iterable[Listing]) -> Listing:
+        """Return the sums of several."""
         whole, stay = cls(), Counter[str]()
-        for series in series_listed(run):
-            whole.series += bool(series.go)
-            whole.files += len(series.go)
-            whole.bytes += sum(copy.size for copy in series.go.values())
-            stay.update(series.stay)
-            whole.handed_on += series.handed_on
-            whole.lost += series.lost
+        for part in parts:
+            whole.series += part.series
+            whole.files += part.files
+            whole.bytes += part.bytes
+            stay.update(part.stay)
+            whole.handed_on += part.handed_on
+            whole.lost += part.lost
         whole.stay = dict(stay.most_common())
         return whole
 
@@ -189,18 +213,29 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
     refuse_unfinished([places.deidentified])
     with (
         storage_errors("the state root, or the folder of the study"),
-        Facts(places.released, DIGESTS, digest, whole=False) as digest_of,
+        Facts(places.released, DIGESTS, digest, whole=False) as sha256_of,
         heads(places.released, whole=False) as head_of,
     ):
         delivered = _Delivered(
             run,
             places,
-            (lambda path, status: digest(Path(path))) if read else digest_of,
+            (lambda path, status: digest(Path(path))) if read else sha256_of,
             (lambda path, status: inspect(Path(path))) if read else head_of,
         )
-        lines = _listed(tree, delivered, cancelled) if tree else iter(())
-        run.write_part("removal", None, lines)
-    return Listing.of(run)
+        sums = []
+        (run.folder / _SUMS).unlink(missing_ok=True)
+        with (
+            Standing(places.identified, "removal") as standing,
+            atomic_stream(run.part("removal")) as stream,
+        ):
+            since = min(sha256_of.since, head_of.since)
+            known = _Known(tree, delivered, standing, since) if tree and not read else None
+            for line, sum_of_line in _lines(tree, delivered, known, cancelled) if tree else ():
+                stream.write(line.encode() + b"\n")
+                sums.append(sum_of_line)
+        listing = Listing.sum(sums)
+        write_json(run.folder / _SUMS, asdict(listing))
+    return listing
 
 
 def remove(run: Run, places: Places, cancelled: Callable[[], bool] = never) -> Removed:
@@ -241,30 +276,116 @@ def _tree(places: Places) -> Tree | None:
     return Tree.existing(places.identified)
 
 
-def _listed(tree: Tree, delivered: _Delivered, cancelled: Callable[[], bool]) -> Iterator[SeriesListing]:
+def _lines(
+    tree: Tree, delivered: _Delivered, known: _Known | None, cancelled: Callable[[], bool]
+) -> Iterator[tuple[str, Listing]]:
+    """Yield the line of each series, and its sums.
+
+    Args:
+        known: the lines that stand; None: each file is looked at.
+    """
     for key, folder in sorted(tree.load_names().of_series()):
-        entries, at = SeriesLedger(tree.state, key).entries, tree.root / folder
-        if not entries or at.resolve() != at:
-            continue  # nothing was fetched, or a link leads to a folder outside of the tree
-        series, stay = SeriesListing(key.series_uid, folder, study_uid=key.study_uid), Counter[str]()
+        if cancelled():
+            raise Cancelled("stopped on request")
+        before = known.stamp(key, folder) if known else UNKNOWN
+        if known and (kept := known.line(key, before)):
+            yield kept
+            continue
         of_series = delivered.series(key)
-        for uid, entry in entries.items():
-            if cancelled():
-                raise Cancelled("stopped on request")
-            path = f"{at}/{entry.file}"
-            status = _status(path)
-            if status is None and not os.path.lexists(path):
-                if entry.handed_on:
-                    series.handed_on += 1
-                    series.lost += not of_series.is_there(uid)
-                continue
-            verdict = of_series.copy(at, folder, uid, entry, status)
-            if isinstance(verdict, Copy):
-                series.go[uid] = verdict
-            else:
-                stay[verdict] += 1
-        series.stay = dict(stay)
-        yield series
+        if series := _listed(tree, of_series, key, folder, cancelled):
+            line = ascii_json(asdict(series)), Listing.of_series(series)
+            if known:
+                known.keep(key, folder, before, of_series, *line)
+            yield line
+
+
+def _listed(
+    tree: Tree, of_series: _DeliveredSeries, key: SeriesId, folder: str, cancelled: Callable[[], bool]
+) -> SeriesListing | None:
+    """Look at the files of a series; None where there is nothing to list."""
+    entries, at = SeriesLedger(tree.state, key).entries, tree.root / folder
+    if not entries or at.resolve() != at:
+        return None  # nothing was fetched, or a link leads to a folder outside of the tree
+    series, stay = SeriesListing(key.series_uid, folder, study_uid=key.study_uid), Counter[str]()
+    for uid, entry in entries.items():
+        if cancelled():
+            raise Cancelled("stopped on request")
+        path = f"{at}/{entry.file}"
+        status = _status(path)
+        if status is None and not os.path.lexists(path):
+            if entry.handed_on:
+                series.handed_on += 1
+                series.lost += not of_series.is_there(uid)
+            continue
+        verdict = of_series.copy(at, folder, uid, entry, status)
+        if isinstance(verdict, Copy):
+            series.go[uid] = verdict
+        else:
+            stay[verdict] += 1
+    series.stay = dict(stay)
+    return series
+
+
+def _stamp_now(folder: Path, root: Path) -> str:
+    return stamp_of_folder(folder, root) if os.path.lexists(folder) else "none"
+
+
+class _Known:
+    """The lines that stand: nothing that they depend on has changed.
+
+    Args:
+        tree: the tree of the identified copy.
+        delivered: the released files.
+        standing: the kept lines.
+        since: time since when released files were read, in seconds since the epoch.
+    """
+
+    def __init__(self, tree: Tree, delivered: _Delivered, standing: Standing, since: float) -> None:
+        self._tree, self._delivered, self._standing, self._since = tree, delivered, standing, since
+        roots = {tree.root, delivered.places.deidentified, delivered.places.released}
+        self._stamps = {root: stamps_of(root) for root in roots if root.is_dir()}
+
+    def stamp(self, key: SeriesId, folder: str, now: bool = False) -> str:
+        """Return the stamp of what a line depends on, but the records of confirmations.
+
+        Args:
+            key: the series.
+            folder: its folder below the identified copy.
+            now: look at the folders now.
+        """
+        places, made = self._delivered.places, self._delivered.sources(key)
+        targets = [one.target for one in made]
+        roots = (places.deidentified, places.released)
+        folders = [(self._tree.root, folder), *((root, target) for root in roots for target in targets)]
+        walked = {} if now else self._stamps
+        return stamp_of(
+            *(walked.get(root, {}).get(one) or _stamp_now(root / one, root) for root, one in folders),
+            folder,
+            str(places.released),
+            [*places.destinations],
+            ledger_seen(self._tree.state, key),
+            [[one.key, one.target, self._delivered.seen(one)] for one in made],
+            [self._delivered.released.digests(readable(Path(target))) for target in targets],
+        )
+
+    def line(self, key: SeriesId, stamp: str) -> tuple[str, Listing] | None:
+        """Return the line of a series and its sums, if it stands."""
+        if (kept := self._standing.get(str(key), stamp)) is None:
+            return None
+        line, sums, confirmed = kept
+        # Which records it depends on was known only when the released files were read.
+        same = all(deliveries_seen(digest_of(place), SeriesId(*uids)) == seen for place, uids, seen in confirmed)
+        return (line, Listing(**sums)) if same else None
+
+    def keep(
+        self, key: SeriesId, folder: str, before: str, of_series: _DeliveredSeries, line: str, sums: Listing
+    ) -> None:
+        """Keep a line, if nothing that it depends on has changed since before it was made."""
+        # An instance that was handed on may have been released in any folder.
+        if sums.handed_on or self.stamp(key, folder, now=True) != before:
+            return
+        confirmed = [[place, [s.study_uid, s.series_uid], seen] for (place, s), seen in of_series.seen.items()]
+        self._standing.put(str(key), before, [line, asdict(sums), confirmed], self._since)
 
 
 def _remove(tree: Tree, places: Places, series: SeriesListing, removed: Removed) -> None:
@@ -332,10 +453,18 @@ class _Delivered:
         for source in series_of(self.store) if self.store else ():
             self._sources.setdefault(source.series_uid, []).append(source)
 
+    def sources(self, series: SeriesId) -> list[SourceSeries]:
+        """Return the series of the de-identification that were made of a series of the archive."""
+        sources = self._sources.get(series.series_uid, [])
+        return [source for source in sources if series.study_uid in ("", source.study_uid)]
+
+    def seen(self, source: SourceSeries) -> list[int]:
+        """Return the identity of the file with the outcomes of a series."""
+        return self.store.seen(source.key) if self.store else []
+
     def series(self, series: SeriesId) -> _DeliveredSeries:
         """Return the released files of a series of the archive."""
-        sources = self._sources.get(series.series_uid, [])
-        return _DeliveredSeries(self, [s for s in sources if series.study_uid in ("", s.study_uid)])
+        return _DeliveredSeries(self, self.sources(series))
 
 
 class _DeliveredSeries:
@@ -346,6 +475,7 @@ class _DeliveredSeries:
         self._files: dict[str, Mapping[str, Any]] = {}
         self._settled: dict[str, list[Settled]] = {}
         self._deliveries: dict[tuple[str, SeriesId], Deliveries] = {}
+        self.seen: dict[tuple[str, SeriesId], list[list[int]]] = {}  # the files of these, as they were read
         for source in sources:
             assert delivered.store is not None
             self._files |= delivered.released.files(readable(Path(source.target)))
@@ -401,6 +531,7 @@ class _DeliveredSeries:
     def _confirmed_by(self, destination: str, file: DicomFile) -> bool:
         key = destination, file.series
         if key not in self._deliveries:
+            self.seen[key] = deliveries_seen(digest_of(destination), file.series)
             self._deliveries[key] = Deliveries(*key)
         known = self._deliveries[key].confirmed.get(file.sop_instance_uid)
         if known is None or not known.sha256:
@@ -412,12 +543,18 @@ class ReleasedFiles:
     """The files that a run has released; none if its stock was taken again after the release, and differs."""
 
     def __init__(self, run: Run) -> None:
-        path, released = run.part("output"), released_of(run)
+        path, released = run.part(LIST), released_of(run)
         same = released and path.exists() and with_originals(run, digest(path)) == released.digest
-        lines = listed(run) if same else ()
-        folders = groupby(lines, key=lambda file: file["path"].rpartition("/")[0])
-        self._files = Index(run, ((folder, list(files)) for folder, files in folders))
+        self._run = run
+        self._parts: dict[str, list[Part]] = {}
+        for part in parts_of(run) if same else ():
+            self._parts.setdefault(part.folder, []).append(part)
+
+    def digests(self, folder: str) -> list[str]:
+        """Return the digests of the lines of the released files of a folder."""
+        return [part.digest for part in self._parts.get(folder, ())]
 
     def files(self, folder: str) -> dict[str, Mapping[str, Any]]:
         """Return the released files of a folder, by path."""
-        return {file["path"]: file for files in self._files.of(folder) for file in files}
+        parts = self._parts.get(folder)
+        return {file["path"]: file for _, files in files_of(self._run, parts) for file in files} if parts else {}

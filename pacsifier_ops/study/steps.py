@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from pacsifier_ops.study.accounts import StudyAccount
 
 #: Files of the steps in the run's folder. The first step removes them when it begins anew; decisions stay.
-_CHECKED = ("linker", "output", "parts", "identified", "stock", "gate", "released", "removal")
+_CHECKED = ("linker", "output", "parts", "identified", "stock", "gate", "released", "removal", "may_go")
 KEPT = ("stages", *_CHECKED, "accounts", "summary")
 
 

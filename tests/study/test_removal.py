@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import TreeError
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.deid import steps as deid
-from pacsifier_ops.deid.run import DeidRequest
+from pacsifier_ops.deid.run import QUARANTINED, DeidRequest, series_of, store_of
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs import approvals
@@ -24,13 +26,14 @@ from pacsifier_ops.runs.accounts import COMPLETE, RunAccount
 from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.report_html import render
+from pacsifier_ops.state import facts
 from pacsifier_ops.state.leases import Leases
 from pacsifier_ops.state.ledger import SeriesLedger
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import removal
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.release import release, take_stock
-from pacsifier_ops.study.removal import Listing, Places, Removed
+from pacsifier_ops.study.removal import Listing, Places, Removed, SeriesListing
 from pacsifier_ops.upload import steps as upload
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import extract, node_of, series, serving
@@ -128,6 +131,89 @@ def test_only_delivered_files_are_removed_and_the_list_comes_first(night: Night)
     assert len(list(night.places.released.glob("sub-*/**/*.dcm"))) == 6
     again = removal.plan_removal(run, night.places)
     assert (again.files, again.handed_on, again.lost, again.stay) == (0, 6, 0, {removal.BY_RULE: 1})
+
+
+def test_a_list_that_stands_is_the_one_that_is_made_anew(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change that a list depends on is in the next one, though the lines of all other series stand."""
+    monkeypatch.setattr(facts, "_GRANULARITY", 0)
+    looked: list[str] = []
+    copy = removal._DeliveredSeries.copy
+
+    def heard(self: Any, at: Path, *more: Any) -> Any:
+        looked.append(at.name)
+        return copy(self, at, *more)
+
+    monkeypatch.setattr(removal._DeliveredSeries, "copy", heard)
+    run = night.whole()
+    with EmbeddedPacs(folder=tmp_path / "research") as research:
+        night.upload(node_of(research))
+        places = replace(night.places, destinations=(node_of(research).key,))
+    tree = Tree.existing(places.identified)
+    store = store_of(places.deidentified)
+    assert tree and store
+
+    def lines(read: bool) -> tuple[list[SeriesListing], Listing]:
+        sums = removal.plan_removal(run, places, read=read)
+        assert sums == Listing.of(run) == Listing.sum(map(Listing.of_series, removal.series_listed(run)))
+        return list(removal.series_listed(run)), sums
+
+    def alter(path: Path) -> None:
+        """Change a byte, and keep size and time."""
+        before, data = path.stat(), path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def going() -> tuple[str, Path, Path, Path]:
+        """One of the files that may go: its UID, and where it, its result, and what was released lie."""
+        one, uid, copy = next((one, uid, copy) for one in before[0] for uid, copy in one.go.items())
+        result = places.deidentified / copy.released
+        return uid, places.identified / one.folder / copy.file, result, places.released / copy.released
+
+    def quarantine() -> None:
+        for source in series_of(store):
+            if item := store.settled(source.key).get(going()[0]):
+                return store.settle(source.key, replace(item, outcome=QUARANTINED), durable=False)
+
+    def take_away() -> None:
+        aside.append(going()[2])
+        aside[0].rename(tmp_path / "aside")
+
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    aside: list[Path] = []
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: going()[1].touch(),
+        lambda: going()[3].rename(tmp_path / "lost"),
+        take_away,
+        lambda: (tmp_path / "aside").rename(aside[0]),
+        lambda: alter(going()[3]),
+        quarantine,
+        lambda: going()[1].rename(tmp_path / "elsewhere"),
+        lambda: [*map(cut, settings.state_root().glob("delivered/*/*/*.jsonl"))],
+        lambda: places.released.rename(tmp_path / "gone"),
+        lambda: run.part("output").write_bytes(b""),
+        lambda: [path.unlink() for path in (tree.state / "ledger").rglob("*.json")],
+    ]
+    lines(read=False)
+    before = lines(read=True)
+    for number, change in enumerate(changes):
+        time.sleep(0.02)
+        lines(read=False)
+        looked.clear()
+        lines(read=False)
+        assert not looked, number
+        change()
+        at_once = lines(read=False)
+        time.sleep(0.02)
+        after = lines(read=False)
+        assert at_once == after == lines(read=True), number
+        assert (after == before) is (number == 0), number
+        before = after
 
 
 def test_the_next_night_fetches_only_what_is_new(night: Night, pacs: EmbeddedPacs, tmp_path: Path) -> None:
