@@ -441,6 +441,21 @@ class Up:
         said = self._process.communicate(timeout=60)[0]
         assert self._process.returncode == 0, said
 
+    def restart(self, killed: bool = False) -> None:
+        """Stop it, or kill all of its processes at once, and start it again in the same home, at the same ports."""
+        if killed:
+            family = self.family()
+            self._process.kill()
+            self._process.wait(60)
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            assert not psutil.wait_procs(family, 60)[1]
+        else:
+            self.__exit__()
+        self._token = ""
+        self.__enter__()
+
     def family(self) -> list[psutil.Process]:
         """The processes that it has started, and theirs."""
         return psutil.Process(self._process.pid).children(recursive=True)
