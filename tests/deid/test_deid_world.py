@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 
-from tests.support.deid_devices import PROFILES
-from tests.support.deid_world import SITUATIONS, world
-from tests.support.deid_world_run import Found, run, table
+from tests.support.deid_devices import PROFILES, Thing
+from tests.support.deid_world import SITUATIONS
+from tests.support.deid_world_run import Found, corpus, run, table
 
 pytestmark = pytest.mark.slow
 
@@ -31,22 +30,29 @@ KNOWN: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 #: At least these shares of what must stay do, in percent, and of the ordinary objects come out.
 WORDS, VALUES, OBJECTS = 95, 99, 98
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what is wrong with the objects is meant
-    THINGS = world()
-TITLES = {thing.title for thing in THINGS}
-
 Runs = Callable[[str, bool], tuple[Found, Path]]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the corpus is."""
+    return tmp_path_factory.mktemp("source")
+
+
+@pytest.fixture(scope="module")
+def things(source: Path) -> list[Thing]:
+    """The corpus, written once."""
+    return corpus(source)
+
+
+@pytest.fixture(scope="module")
+def runs(things: list[Thing], source: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """One run for each profile, with the flag and without it, made when it is asked for."""
 
     @cache
     def get(profile: str, identifiable: bool) -> tuple[Found, Path]:
         folder = tmp_path_factory.mktemp(profile)
-        return run(profile, identifiable, folder), folder / "out"
+        return run(profile, identifiable, things, source, folder), folder / "out"
 
     return get
 
@@ -73,9 +79,9 @@ def test_nothing_planted_goes_out(runs: Runs, title: str, profile: str, identifi
         for title in titles
     ],
 )
-def test_what_is_known_to_leak(runs: Runs, profile: str, title: str) -> None:
+def test_what_is_known_to_leak(runs: Runs, things: list[Thing], profile: str, title: str) -> None:
     """When one of these passes, it is mended: take it off the list."""
-    assert title in TITLES
+    assert title in {thing.title for thing in things}
     assert [one for of in runs(profile, False)[0].leaks.values() for one in of if one[0] == title] == []
 
 
@@ -102,21 +108,21 @@ def test_words_stay(runs: Runs, profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", ("default", "research"))
-def test_ordinary_objects_come_out(runs: Runs, profile: str) -> None:
+def test_ordinary_objects_come_out(runs: Runs, things: list[Thing], profile: str) -> None:
     """What a header tells all of is delivered, whatever was planted in it."""
     found = runs(profile, False)[0]
-    things = [thing for thing in THINGS if thing.ordinary]
-    out = sum(thing.title in found.delivered[thing.situation] for thing in things)
-    assert out * 100 >= len(things) * OBJECTS, [
+    ordinary = [thing for thing in things if thing.ordinary]
+    out = sum(thing.title in found.delivered[thing.situation] for thing in ordinary)
+    assert out * 100 >= len(ordinary) * OBJECTS, [
         one for of in found.lost.values() for one in of if one[1] == "the object"
     ]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_references_hold(runs: Runs, profile: str) -> None:
+def test_references_hold(runs: Runs, things: list[Thing], profile: str) -> None:
     """Objects of one person refer to each other as before, by valid UIDs."""
     (person,) = {
-        thing.pseudonym for thing in THINGS if thing.situation == "Objects of one person that refer to each other"
+        thing.pseudonym for thing in things if thing.situation == "Objects of one person that refer to each other"
     }
     out = runs(profile, False)[1]
     objects: dict[str, Dataset] = {}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import threading
 import time
-import urllib.parse
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -34,11 +32,10 @@ from pacsifier_ops.extract.requests import take_in
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from tests.support import airflow_home
-from tests.support.airflow_home import Airflow, Up
+from tests.support.airflow_home import Airflow
 from tests.support.embedded import node_of, series
 from tests.support.faulty_web import FaultyWeb
 from tests.support.peers import KINDS, OUR_AET, free_port
-from tests.support.places import REPO
 from tests.support.shared import Crooked
 
 PATIENT, OTHER = "ZQX-71830-KW", "YVJ-55912-ZS"
@@ -453,69 +450,3 @@ def test_a_sensor_refuses_wrong_parameters(airflow: Airflow) -> None:
         DicomArrivalSensor(task_id="t", request=request, minimum=0)
     with pytest.raises(ConfigError, match="settle is below 0"):
         DicomArrivalSensor(task_id="t", request=request, settle=-1)
-
-
-# The real scheduler and triggerer, running the example of the documentation.
-
-
-@pytest.mark.airflow
-@pytest.mark.slow
-def test_the_documented_chain_waits_through_a_restart_without_worker_and_pool_slot(tmp_path: Path) -> None:
-    home, dags = tmp_path / "home", tmp_path / "dags"
-    (example,) = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "sensor.md").read_text(encoding="utf-8"), re.S)
-    dags.mkdir()
-    ours = {
-        "settle=300": "settle=2",
-        "poke_interval=60": "poke_interval=1",
-        'schedule="0 20 * * *"': "schedule=None",
-        "pacs_default": "pacs_night",
-    }
-    for theirs in ours:
-        assert theirs in example
-        example = example.replace(theirs, ours[theirs])
-    (dags / "nightly.py").write_text(example)
-    files = airflow_home.build(tmp_path / "cohort")
-    words = airflow_home.identifiers(files)
-    with Crooked(SeriesNumber="Wurzelbacher") as pacs:
-        up = Up(home, {}, dags)
-
-        def state(task: str, dag: str = "nightly") -> str | None:
-            runs = up.get(f"dags/{dag}/dagRuns")["dag_runs"]
-            if not runs:
-                return None
-            path = f"dags/{dag}/dagRuns/{urllib.parse.quote(runs[0]['dag_run_id'])}"
-            if not task:
-                return str(up.get(path)["state"])
-            tasks = {t["task_id"]: t["state"] for t in up.get(f"{path}/taskInstances")["task_instances"]}
-            return tasks.get(task)
-
-        def looks_pass() -> None:
-            before = len(pacs.queries)
-            up.wait_for(lambda: len(pacs.queries) > before or state("arrived") != "deferred")
-            assert state("arrived") == "deferred" and state("extract") is None
-
-        with up:
-            up.wait_for(lambda: any(dag["dag_id"] == "nightly" for dag in up.get("dags")["dags"]))
-            (home / "data" / "queries" / "tonight.csv").write_text(
-                f"PatientID,AccessionNumber\n{airflow_home.KUNIGUNDE['patient_id']},\n,QACC990288\n"
-            )
-            # The connection is in Airflow's database, and the triggerer reads it there.
-            connection = {"connection_id": "pacs_night", "conn_type": "dicom", "host": pacs.host, "port": pacs.port}
-            up._call("api/v2/connections", {**connection, "extra": json.dumps({"called_aet": pacs.aet})})
-            up._call("api/v2/dags/nightly/dagRuns", {"logical_date": None})
-            up.wait_for(lambda: state("arrived") == "deferred")
-            looks_pass()
-            pacs.add(files[:1])
-            looks_pass()
-            for pool in up.get("pools")["pools"]:
-                assert pool["occupied_slots"] == pool["running_slots"] == pool["queued_slots"] == 0
-                assert pool["deferred_slots"] == (pool["name"] == "default_pool")
-        with up:
-            looks_pass()
-            pacs.add(files[1:])
-            up.wait_for(lambda: state("arrived") == "success")
-            up.wait_for(lambda: state("", "pacsifier_extract") in ("success", "failed"))
-            assert state("", "pacsifier_extract") == "success"
-    assert len(list((home / "data" / "arrived").glob("sub-*/*/*/*.dcm"))) == 7
-    assert airflow_home.traces(home / "state", words)
-    assert airflow_home.traces(home / "airflow", words) == airflow_home.traces(home / "logs", words) == []

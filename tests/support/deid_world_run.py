@@ -19,7 +19,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +69,29 @@ class Found:
     said: str = ""
 
 
-def run(profile: str, identifiable: bool, folder: Path) -> Found:
-    """Write the corpus, run the command on it, and search what goes out.
+def corpus(folder: Path) -> list[Thing]:
+    """Write the corpus to the folder `in` below `folder`, and what the command is to be told of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the objects is meant
+        things = world()
+        write(things, folder / "in")
+    return things
+
+
+def run(profile: str, identifiable: bool, things: list[Thing], source: Path, folder: Path) -> Found:
+    """Run the command on the corpus, and search what goes out.
 
     Args:
         identifiable: with the flag that leaves out what likely shows who it is.
-        folder: for all of it.
+        things: what the corpus holds.
+        source: where it was written.
+        folder: for all that the command makes.
 
     Raises:
         AssertionError: the command did not end as it should.
     """
-    things = world()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        write(things, folder / "in")
-    command = [sys.executable, "-m", "pacsifier_ops.cli.anonymize", "-d", f"{folder}/in", "-o", f"{folder}/out"]
-    command += ["-n", f"{folder}/new_ids.json", "--day_shift", f"{folder}/day_shift.json"]
+    command = [sys.executable, "-m", "pacsifier_ops.cli.anonymize", "-d", f"{source}/in", "-o", f"{folder}/out"]
+    command += ["-n", f"{source}/new_ids.json", "--day_shift", f"{source}/day_shift.json"]
     command += ["--profile", profile, "--no_contact_sheets", *(["-i"] if identifiable else [])]
     environment = {**os.environ, "PYTHONPATH": str(REPO), "PACSIFIER_STATE_ROOT": str(folder / "state")}
     # New UIDs depend on the secret. Among thousands of random ones, some hold the digits of a date by chance.
@@ -111,6 +118,7 @@ def search(things: list[Thing], out: Path, profile: str) -> Found:
             for line in path.read_bytes().splitlines():
                 beside[_whose(line.decode("latin-1"))] += line.lower() + b"\n"
     everywhere = b"".join(beside.values())
+    named_anywhere = cache(lambda text: any(spelled in everywhere for spelled in spellings(text)))
     for thing in things:
         planted = [one for one in thing.planted if one.kind not in MAY_LEAVE[profile]]
         objects = [path for path in files[thing.pseudonym] if dcmread(path).Modality == thing.dataset.Modality]
@@ -119,9 +127,11 @@ def search(things: list[Thing], out: Path, profile: str) -> Found:
             for one, where in leaks(planted, path):
                 found.leaks[thing.situation].append((thing.title, f"{one.kind} {one.text}", where))
         for one in planted:
+            if one.exact or one.kind == "burned":
+                continue
             # A date of one person is the moved date of another.
-            named = beside[thing.pseudonym] if one.text.isdigit() else everywhere
-            if not one.exact and one.kind != "burned" and any(spelled in named for spelled in spellings(one.text)):
+            beside_it = any(text in beside[thing.pseudonym] for text in spellings(one.text))
+            if beside_it if one.text.isdigit() else named_anywhere(one.text):
                 found.leaks[thing.situation].append((thing.title, f"{one.kind} {one.text}", "names of files, manifest"))
         dataset = dcmread(objects[0]) if objects else None
         if dataset is None and thing.ordinary:
@@ -161,7 +171,8 @@ def has_word(value: str, word: str) -> bool:
     return re.search(rf"(?<![^\W\d_]){re.escape(word)}(?![^\W\d_])", value, re.I) is not None
 
 
-def spellings(text: str) -> set[bytes]:
+@cache
+def spellings(text: str) -> frozenset[bytes]:
     """A text in all encodings that can write it, in small letters."""
     spelled = set()
     for encoding in ENCODINGS[:3] if text.isascii() else ENCODINGS:
@@ -171,7 +182,7 @@ def spellings(text: str) -> set[bytes]:
             except UnicodeEncodeError:
                 continue
             spelled |= {raw, _SHOWN.sub(b"", raw)}
-    return {one for one in spelled if len(one) > 2}
+    return frozenset(one for one in spelled if len(one) > 2)
 
 
 def leaks(planted: list[Planted], path: Path) -> Iterator[tuple[Planted, str]]:
@@ -265,7 +276,8 @@ def main() -> int:
     runs = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            runs[name] = run(name, "-i" in sys.argv, Path(folder))
+            things = corpus(Path(folder))
+            runs[name] = run(name, "-i" in sys.argv, things, Path(folder), Path(folder))
         if "-v" in sys.argv:
             for title in SITUATIONS:
                 for one in runs[name].leaks[title]:

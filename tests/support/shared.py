@@ -5,7 +5,8 @@ A test gives its runs output folders, projects and connections that no other tes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,13 @@ with DAG("{FOREIGN}", schedule=None):
 """
 #: What of the examples of DAGs is another here: connections, and nothing starts by itself.
 SITE = {'"pacs_old"': '"pacs_crooked"', '"0 20 * * *"': "None"}
+#: What of the chain of docs/sensor.md is another here.
+CHAIN = {
+    "settle=300": "settle=2",
+    "poke_interval=60": "poke_interval=1",
+    'schedule="0 20 * * *"': "schedule=None",
+    "pacs_default": "pacs_night",
+}
 VIEWER, USER = "viola", "ursula"
 
 
@@ -66,6 +74,13 @@ class SharedAirflow:
     research: EmbeddedPacs
 
 
+def _with(text: str, changes: Mapping[str, str]) -> str:
+    for theirs, ours in changes.items():
+        assert theirs in text
+        text = text.replace(theirs, ours)
+    return text
+
+
 @contextmanager
 def running(folder: Path) -> Iterator[SharedAirflow]:
     """Start it below `folder`; it is stopped with the block."""
@@ -73,10 +88,9 @@ def running(folder: Path) -> Iterator[SharedAirflow]:
     dags.mkdir()
     (dags / "foreign.py").write_text(_FOREIGN_DAG)
     examples = (REPO / "include" / "dags" / "site_examples.py").read_text(encoding="utf-8")
-    for theirs, ours in SITE.items():
-        assert theirs in examples
-        examples = examples.replace(theirs, ours)
-    (dags / "site_examples.py").write_text(examples)
+    (dags / "site_examples.py").write_text(_with(examples, SITE))
+    (chain,) = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "sensor.md").read_text(encoding="utf-8"), re.S)
+    (dags / "nightly.py").write_text(_with(chain, CHAIN))
     files = airflow_home.build(folder / "cohort")
     with (
         EmbeddedPacs() as cohort,

@@ -12,6 +12,6 @@ from tests.support.shared import SharedAirflow
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedAirflow]:
-    """Start Airflow once for all tests of the folder."""
+    """Start Airflow once for all tests of the folder that run in this process."""
     with airflow.running(tmp_path_factory.mktemp("shared")) as running:
         yield running

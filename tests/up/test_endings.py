@@ -6,11 +6,9 @@ import json
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
@@ -219,24 +217,13 @@ def test_airflow_knows_no_patient_of_these_runs(up: Up, tmp_path: Path) -> None:
     assert traces(up.home / "airflow", words) == [] and traces(up.home / "logs", words) == []
 
 
-def test_a_kill_between_cancelling_and_closing_heals(tmp_path: Path) -> None:
-    with EmbeddedPacs() as pacs:
-        pacs.faults.delay = 0.5
-        with pytest.MonkeyPatch.context():
-            first = Up(tmp_path / "home", {"pacs_default": pacs}).__enter__()
-            run = first.trigger(LONG, out_directory="killed")
-            wait_for_state(first, run, "find", lambda found: found["success"] > 0)
-            admin = Visitor(first.url, first.token(local.USER))
-            assert admin.ask(f"{page(run)}/cancel", b"").status == 200
-            family = first.family()
-            first._process.kill()
-            first._process.wait()
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(family, 30)
-        pacs.faults.delay = 0
-        with Up(tmp_path / "home", {"pacs_default": pacs}) as second:
-            assert second.outcome(run) == "failed"
-            told = second._call(page(run))
-            assert told["summary"]["verdict"] == "cancelled" and told["summary"]["rows"]["failed"] > 0
+def test_a_kill_between_cancelling_and_closing_heals(up: Up, admin: Visitor, pacs: EmbeddedPacs) -> None:
+    connect(up, pacs, "killed")
+    run = up.trigger(LONG, pacs="killed", out_directory="killed")
+    wait_for_state(up, run, "find", lambda found: found["success"] > 0)
+    assert admin.ask(f"{page(run)}/cancel", b"").status == 200
+    up.restart(killed=True)
+    pacs.faults.delay = 0
+    assert up.outcome(run) == "failed"
+    told = up._call(page(run))
+    assert told["summary"]["verdict"] == "cancelled" and told["summary"]["rows"]["failed"] > 0
