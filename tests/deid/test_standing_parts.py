@@ -69,7 +69,8 @@ def test_the_third_night_has_nothing_to_do(source: Path, out: Path) -> None:
         assert [vars(one) for one in account.series] == [vars(one) for one in first.series]
     assert content(out) == made
     # News are worked on alone.
-    write(phantom_series(patient_id="ZQX-9", patient_name="Qvx^Y", series_number=9, rows=8, columns=8), source / "sub-9" / "9")
+    more = phantom_series(patient_id="ZQX-9", patient_name="Qvx^Y", series_number=9, n_images=1, rows=8, columns=8)
+    write(more, source / "sub-9" / "9")
     account, units = deidentify(source, out)
     assert (units, account.verdict) == (1, "complete")
     assert content(out).items() > made.items()

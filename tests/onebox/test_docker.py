@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography.fernet import Fernet
-from jsonschema import Draft7Validator  # type: ignore[import-untyped]
+from jsonschema import Draft7Validator
 
 from pacsifier_ops import __version__
 from pacsifier_ops.base import settings

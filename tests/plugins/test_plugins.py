@@ -66,7 +66,7 @@ def dicom(**extra: Any) -> str:
 
 def test_the_provider_fits_airflows_schema(airflow: Airflow) -> None:
     import airflow as installed
-    import jsonschema  # type: ignore[import-untyped]
+    import jsonschema
 
     schema = json.loads((Path(installed.__path__[0]) / "provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
