@@ -90,7 +90,7 @@ def test_a_stop_ends_a_silent_wait(
 
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not (server.happened[name] or ended) and time.monotonic() < until:
         time.sleep(0.05)
     assert server.happened[name] and not ended

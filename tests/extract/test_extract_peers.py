@@ -201,7 +201,7 @@ def long_table(tmp_path: Path) -> Path:
 
 def when_underway(process: subprocess.Popen[str], out: Path, peer: Peer) -> None:
     """Freeze the archive as soon as the first series is on disk, in the middle of the run."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not files(out):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.002)

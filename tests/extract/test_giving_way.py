@@ -41,7 +41,7 @@ def in_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -492,7 +492,7 @@ def test_a_kill_at_any_moment_is_healed_by_the_next_run(archive: Archive, tmp_pa
             run, _ = planned_run(node, [{"PatientID": "LONG"}], tmp_path / "out", info=True)
             sent = len(pacs.sent)
             with process(run, node) as child:
-                until = time.monotonic() + 20
+                until = time.monotonic() + 60
                 while len(pacs.sent) < sent + 3 and child.poll() is None and time.monotonic() < until:
                     time.sleep(0.01)
                 time.sleep(chance.uniform(0.0, 0.3))

@@ -40,7 +40,7 @@ def waits(leases: Leases) -> list[Path]:
 
 
 def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
