@@ -32,6 +32,7 @@ class UploadRequest(KeptRequest):
         allow_empty: a folder without DICOM files is no error.
         release: path of the list of a data set whose release this is (see `study.release`). Exactly its files are sent,
             those beside the objects as well; empty: the objects that may leave the folder.
+        data_set: name by which stores know what is sent, see `deliveries.data_set_name`.
         started: time of the start, ISO 8601.
     """
 
@@ -71,6 +72,7 @@ class UploadRequest(KeptRequest):
     urgency: str = common.urgency()
     allow_empty: bool = False
     release: str = ""
+    data_set: str = ""
     started: str = ""
 
 

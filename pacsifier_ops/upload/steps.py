@@ -71,7 +71,8 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
 
     given = request.folder.resolve()
     root = lies_in(given)
-    request = begin(run, replace(request, folder=root, pacs=node.name), KEPT)
+    name = _name_of(given, request.release)
+    request = begin(run, replace(request, folder=root, pacs=node.name, data_set=name), KEPT)
     if not (given.is_dir() and root.is_dir()):
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
@@ -81,7 +82,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
-    check_place(node, root, bool(request.release), cancelled)
+    check_place(node, given, bool(request.release), cancelled)
     try:
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
@@ -106,12 +107,12 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     return cut(run, lines, {**kept, **counts}, stands)
 
 
-def check_place(node: Node, root: Path, release: bool, cancelled: Question = never) -> None:
+def check_place(node: Node, folder: Path, release: bool, cancelled: Question = never) -> None:
     """Check that a folder can be sent to a destination: it is there, we may write, and no other data set is there.
 
     Args:
         node: the destination.
-        root: the folder; it need not be there yet.
+        folder: the folder; it need not be there yet.
         release: it is a data set that is released straight to there.
         cancelled: called regularly; True ends the work.
 
@@ -121,10 +122,10 @@ def check_place(node: Node, root: Path, release: bool, cancelled: Question = nev
     """
     from pacsifier_ops.upload.kinds import destination_at
 
+    root, name = lies_in(folder), _name_of(folder, release)
     if release:
         refuse_no_store(node)
         _refuse_own(node, root)
-    name = _name_of(root, release)
     with destination_at(node, shared(), cancelled, root=root, data_set=name) as destination:
         destination.check()
 
@@ -169,13 +170,13 @@ def _refuse_own(node: Node, root: Path) -> None:
             raise DestinationRefused(f"{node.name}: path is in the folder of the study itself; give one elsewhere")
 
 
-def _name_of(root: Path, release: object) -> str:
+def _name_of(folder: Path, release: object) -> str:
     """Return the name by which stores know what is uploaded; a release has tables, so it is not what lies there else.
 
     Raises:
         StorageError: the state root cannot be written.
     """
-    return data_set_name(f"{'release' if release else 'upload'}:{root}")
+    return data_set_name(f"{'release' if release else 'upload'}:{folder}")
 
 
 def _refuse_among_others(
@@ -262,7 +263,7 @@ class Sending(SeriesWorker[Outgoing]):
         _refuse_another(prepared(run), self._node)
         folder, resend = request.folder, request.resend
         self.urgency = request.urgency
-        more: dict[str, Any] = {"place": self.place, "data_set": _name_of(folder, request.release)}
+        more: dict[str, Any] = {"place": self.place, "data_set": request.data_set}
         sender = Sender(self._node, shared(), folder, resend, self._cancelled, self._progress, run.note, **more)
         self.at_node = self._sender = stack.enter_context(sender)
 
@@ -325,11 +326,7 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
     from pacsifier_ops.upload.send import Sender
 
     _refuse_another(prepared(run), node)
-    more: dict[str, Any] = {
-        "note": run.note,
-        "ends": True,
-        "data_set": (name := _name_of(request.folder, request.release)),
-    }
+    more: dict[str, Any] = {"note": run.note, "ends": True, "data_set": request.data_set}
     with Sender(node, shared(), request.folder, request.resend, cancelled, **more) as sender:
         if request.release and _has_lasted(request.started):
             _refuse_lost(run, sender)
@@ -343,9 +340,10 @@ def _finish(run: Run, request: UploadRequest, node: Node, beside: Sequence[Outgo
         lines = map(sender.destination.listed, files)
         if (first := next(lines, None)) is None:
             return
+        first = {**first, DATA_SET: request.data_set}
         manifest = run.folder / "manifest.jsonl"
         with storage_errors("the state root"):
-            write_jsonl(manifest, ({**line} for line in chain([{**first, DATA_SET: name}], lines) if line is not None))
+            write_jsonl(manifest, ({**line} for line in chain([first], lines) if line is not None))
         sender.again(lambda: sender.destination.finish(manifest))
         with storage_errors("the state root"):
             manifest.replace(in_store(run))

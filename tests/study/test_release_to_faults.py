@@ -236,12 +236,11 @@ def test_an_upload_into_the_folder_of_a_release_does_not_replace_its_manifest(
     is_true(store.contents())
 
 
-@pytest.mark.parametrize("kind", ["sftp", "s3"])
-def test_cancelled_between_two_files_only_the_rest_is_sent_again(kind: str, night: StudyRun, tmp_path: Path) -> None:
+def test_cancelled_between_two_files_only_the_rest_is_sent_again(night: StudyRun, tmp_path: Path) -> None:
     stage = stage_run(night.run, RELEASE_TO)
     (tmp_path / "place").mkdir()
     with ExitStack() as stack:
-        place = started(kind, tmp_path / "place", stack)
+        place = started("s3", tmp_path / "place", stack)
 
         def sent(size: int) -> None:
             if len(images(place.contents())) == 2:
@@ -315,6 +314,20 @@ def test_a_store_that_is_down_costs_its_release_and_not_the_night(
     assert steps.check_store(night.study, store.node) == "share: does not answer"
     nobody = StudyRun(night.node, night.data, ROWS, {**GIVEN, "release": "nobody"})
     assert steps.check_store(nobody.study, store.node) == ""
+
+
+def test_a_study_that_goes_over_to_a_store_keeps_the_name_of_what_it_uploads(
+    store: Elsewhere, other: Elsewhere, night: StudyRun, pacs: EmbeddedPacs
+) -> None:
+    """Then the files of `released/` lie elsewhere, and still it is the same upload."""
+    first = StudyRun(node_of(pacs), night.data, ROWS, {"source": "local", "upload": "other"})
+    first.release()
+    first.upload(other.node)
+    before = other.contents()
+    again = StudyRun(node_of(pacs), night.data, ROWS, {**GIVEN, "upload": "other"})
+    again.release_to(store.node)
+    again.upload(other.node)
+    assert other.contents() == before and MANIFEST in before and MANIFEST in store.contents()
 
 
 def test_what_left_is_in_the_audit_file_also_where_the_manifest_cannot_be_put(

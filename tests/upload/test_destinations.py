@@ -249,9 +249,9 @@ def test_the_manifest_of_another_data_set_is_not_replaced(place: Elsewhere, fold
 
 
 def test_of_two_that_begin_together_the_second_does_not_replace_the_manifest_of_the_first(
-    place: Elsewhere, folder: Path, other: Path
+    peers: Callable[[str], Elsewhere], folder: Path, other: Path
 ) -> None:
-    runs = []
+    place, runs = peers("sftp"), list[Run]()
     for root in (folder, other):
         run = Run.fresh()
         units = steps.prepare(run, UploadRequest(root, root.parent / "log"), place.node)
@@ -264,10 +264,12 @@ def test_of_two_that_begin_together_the_second_does_not_replace_the_manifest_of_
     assert {line["path"] for line in manifest_of(place)} == set(files_in(folder))
 
 
+@pytest.mark.parametrize("kind", ["folder", "ftps"])
 def test_a_manifest_of_an_earlier_version_is_that_of_who_has_sent_what_it_lists(
-    place: Elsewhere, folder: Path, other: Path
+    kind: str, peers: Callable[[str], Elsewhere], folder: Path, other: Path
 ) -> None:
     """It names no data set. Earlier, whoever came last replaced it."""
+    place = peers(kind)
     upload(place.node, folder)
     place.drop(MANIFEST)
     upload(place.node, other)
