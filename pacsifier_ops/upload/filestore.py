@@ -36,7 +36,7 @@ DATA_SET = "data_set"
 #: Number of bytes that are read at once.
 PIECE = 1 << 20
 #: Bytes of the longest line that a manifest may have; and what is raised where a file of its name is none.
-_LONGEST_LINE, _NOT_OURS = 1 << 16, (ValueError, LookupError, TypeError, AttributeError)
+LONGEST_LINE, _NOT_OURS = 1 << 16, (ValueError, LookupError, TypeError, AttributeError)
 #: A small file to try whether files can be written.
 _PROBE = Path(__file__).with_name("__init__.py")
 
@@ -172,6 +172,10 @@ class FileStore(Destination):
     @abstractmethod
     def pieces(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file there."""
+
+    def beginning(self, name: str) -> bytes:
+        """Return the first LONGEST_LINE bytes of a file there that is not empty, without asking for all of it."""
+        return next(self.pieces(name), b"")[:LONGEST_LINE]
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -310,10 +314,10 @@ class FileStore(Destination):
 
     def _owner(self) -> str | None:
         """Return the data set whose manifest is there; None: there is none; empty: it names none."""
-        if MANIFEST not in self.entries(""):
+        if (there := self.entries("").get(MANIFEST)) is None:
             return None
         try:
-            first = json_line(next(self._lines(), ""))
+            first = json_line(self.beginning(MANIFEST).partition(b"\n")[0].decode() if there.size else "")
             return str(first.get(DATA_SET, "") if first["path"] else "?")
         except _NOT_OURS:
             return "?"  # a file of that name which we have not made
@@ -324,7 +328,7 @@ class FileStore(Destination):
         for piece in self.pieces(MANIFEST):
             *lines, left = (left + piece).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
-            if len(left) > _LONGEST_LINE:
+            if len(left) > LONGEST_LINE:
                 raise ValueError("no manifest has such a line")
             self.go_on()
         if left:

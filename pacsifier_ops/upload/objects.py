@@ -25,7 +25,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
 )
 from pacsifier_ops.base.quiet import quiet
-from pacsifier_ops.upload.filestore import PIECE, Corrupted, FileStore, Listed, Reading, temporary
+from pacsifier_ops.upload.filestore import LONGEST_LINE, PIECE, Corrupted, FileStore, Listed, Reading, temporary
 from pacsifier_ops.upload.nodes import STORES, ObjectStoreNode
 
 #: Size of a part of a large object in bytes; S3 takes 10,000 parts of 5 MiB or more. Two are in memory at most.
@@ -169,6 +169,11 @@ class ObjectStore(FileStore):
         with self._errors(), self._fs.open(self._path(name), "rb", block_size=_PART, cache_type="readahead") as stream:
             while piece := stream.read(PIECE):
                 yield piece
+
+    def beginning(self, name: str) -> bytes:
+        """See `FileStore`."""
+        with self._errors():
+            return bytes(self._fs.cat_file(self._path(name), start=0, end=LONGEST_LINE))
 
     def remove(self, name: str) -> None:
         """See `FileStore`."""

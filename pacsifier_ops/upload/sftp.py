@@ -19,7 +19,7 @@ from pacsifier_ops.base.errors import (
     PacsUnreachable,
 )
 from pacsifier_ops.base.quiet import quiet
-from pacsifier_ops.upload.filestore import PIECE, Listed, Reading, Server
+from pacsifier_ops.upload.filestore import LONGEST_LINE, PIECE, Listed, Reading, Server
 from pacsifier_ops.upload.nodes import SftpNode
 
 if TYPE_CHECKING:
@@ -175,6 +175,11 @@ class Sftp(Server):
             stream.prefetch(stream.stat().st_size, max_concurrent_requests=_AHEAD)
             while piece := stream.read(PIECE):
                 yield piece
+
+    def beginning(self, name: str) -> bytes:
+        """See `FileStore`."""
+        with self.errors(), self._files.open(self._path(name), "rb") as stream:
+            return stream.read(LONGEST_LINE)
 
     def remove(self, name: str) -> None:
         """See `FileStore`."""

@@ -284,6 +284,20 @@ def test_a_manifest_of_an_earlier_version_is_that_of_who_has_sent_what_it_lists(
     assert DATA_SET in manifest_of(place)[0]
 
 
+@pytest.mark.parametrize("kind", ["sftp", "ftps"])
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_of_a_long_manifest_only_the_beginning_is_read(
+    kind: str, peers: Callable[[str], Elsewhere], folder: Path
+) -> None:
+    """What is read ahead of it, or still to come, would be taken for the answer to what is asked next."""
+    place = peers(kind)
+    upload(place.node, folder)
+    lines = [*manifest_of(place), *({"path": f"x/{n}", "size": 1, "sha256": "0" * 64} for n in range(60_000))]
+    place.put(MANIFEST, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+    assert upload(place.node, folder).verdict == COMPLETE
+    assert len(manifest_of(place)) == 3
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 3_000_000, b'{"path": "x"}\n{"name": 1}\n', b"[1]\n", b"{}"])
 def test_a_file_of_its_name_that_we_have_not_made_is_not_replaced(
     content: bytes, peers: Callable[[str], Elsewhere], folder: Path
