@@ -382,7 +382,7 @@ def packed(path: Path | str) -> str:
 
 def unpacked(text: str) -> str:
     """Return the path of a text of `packed`."""
-    return os.fsdecode(text.encode("latin-1"))
+    return text if text.isascii() else os.fsdecode(text.encode("latin-1"))
 
 
 def unreadable(error: OSError) -> str:

@@ -195,7 +195,8 @@ class Copier:
 
     def _complete(self) -> None:
         """Compare the copies, make them durable, and give them their names."""
-        fsync_files(Path(temporary) for _, temporary in self._unnamed)
+        if self._unnamed:  # threads for nothing would take longer than links
+            fsync_files(Path(temporary) for _, temporary in self._unnamed)
         while self._unnamed:
             wanted, temporary = self._unnamed[-1]
             try:
