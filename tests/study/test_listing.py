@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops.base.files import ascii_json, below, name_below, readable
+from pacsifier_ops.base.files import ascii_json, below, name_below, read_jsonl, readable
 from pacsifier_ops.runs.folder import Run, never
 from pacsifier_ops.state import facts, ledger
+from pacsifier_ops.state.approved import approve, approved_of
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.tree import CONTROL, Tree
 from pacsifier_ops.study import gate as gates
@@ -310,3 +311,42 @@ def test_a_folder_with_tables_is_searched_each_time(root: Path, monkeypatch: pyt
     settle()
     for _ in range(3):
         assert "a/s1" in folders_asked(monkeypatch, root, gate())
+
+
+def test_what_was_not_made_here_blocks_each_night(root: Path) -> None:
+    """The answer stands while the list, what the de-identification has made, and the study's own files are the same."""
+    calls: list[int] = []
+
+    def made() -> dict[str, str]:
+        calls.append(1)
+        known = approved_of(root)
+        return dict(known.files) if known else {}
+
+    def foreign(own: dict[str, str] | None = None) -> list[str]:
+        time.sleep(0.02)
+        run, found = Run.fresh(), GateFindings()
+        write_list(run, root, never)
+        Gate([], (), (), made=made).add_foreign(run, root, found, own or {})
+        return [path for path, _ in found.blocking]
+
+    def lines() -> list[dict[str, str]]:
+        run = Run.fresh()
+        write_list(run, root, never)
+        return list(read_jsonl(run.part(listing.LIST)))
+
+    assert len(foreign()) == len(FILES)
+    of_made = lines()
+    approve(root, of_made)
+    assert foreign() == []
+    calls.clear()
+    assert foreign() == [] and not calls
+    write("a/s1/1.dcm", "TEXT OF a/s1/1.dcm", "like")(root)
+    for _ in range(2):
+        assert foreign() == ["a/s1/1.dcm"]
+    assert foreign({"a/s1/1.dcm": lines()[0]["sha256"]}) == []
+    assert foreign({"a/s1/1.dcm": "0" * 64}) == foreign() == ["a/s1/1.dcm"]
+    write("a/s1/1.dcm", "text of a/s1/1.dcm")(root)
+    assert foreign() == foreign() == []
+    approve(root, of_made[1:], keep_former=False)
+    for _ in range(2):
+        assert foreign() == [of_made[0]["path"]]
