@@ -169,7 +169,7 @@ def measure(files: int, keep: Path | None = None, profiles: Path | None = None) 
     """Return the table for a study of this number of files.
 
     Args:
-        keep: folder of the study, which stays; if it is there, the first two nights are not repeated. None: a temporary
+        keep: folder of the study, which stays; if it is there, the first night is not repeated. None: a temporary
             one.
         profiles: folder for a profile of each stage of the night without anything new.
     """
@@ -179,7 +179,7 @@ def measure(files: int, keep: Path | None = None, profiles: Path | None = None) 
         home = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="night-")))
         names = ["first night", "second night", "nothing new", NEWS]
         if (home / "archive").exists():
-            del names[:2]
+            del names[0]
         else:
             for patient in range(max(1, files // (IMAGES * SERIES))):
                 make(home / "archive", patient, IMAGES)

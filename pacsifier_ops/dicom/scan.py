@@ -47,6 +47,7 @@ class Scan:
         passed_over: numbers of skipped files, by reason.
         bad_files: files that should be sent and cannot be.
         trees: the folder, and folders below it that are output trees themselves.
+        since: time since when what was read is kept, in seconds since the epoch, see `Facts`.
     """
 
     series: dict[SeriesId, list[DicomFile]] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Scan:
     passed_over: Counter[str] = field(default_factory=Counter)
     bad_files: list[FileAccount] = field(default_factory=list)
     trees: list[Path] = field(default_factory=list)
+    since: float = 0
 
 
 def scan(
@@ -84,7 +86,9 @@ def scan(
         OSError: `root` cannot be read.
     """
     with heads(root, look) as read:
-        return _scan(root, cancelled, every, approved, read)
+        found = _scan(root, cancelled, every, approved, read)
+        found.since = read.since
+        return found
 
 
 def heads(

@@ -47,6 +47,7 @@ from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, 
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamps_of, whole
 from pacsifier_ops.state.tree import (
     CONTROL,
     DEIDENTIFIED,
@@ -191,7 +192,7 @@ def _places(root: Path, cancelled: Question = never) -> Iterator[tuple[Path, Ite
         if cancelled():
             raise Cancelled("stopped on request")
         if _is_patient(folder):
-            found = (path for path in _files(folder) if path.suffix.lower() == _DUMP and _is_file(path))
+            found = (path for path in _files(folder, ending=_DUMP) if path.suffix and _is_file(path))
             yield folder.relative_to(root), (path.relative_to(root) for path in found)
 
 
@@ -280,7 +281,11 @@ class _Moving:
     def run(self) -> MovedFiles:
         """Move the files, inspect the others, and return the result."""
         self._move([Path(unpacked(name)) for name in self._place.files])
-        self._inspect(self._data / unpacked(self._place.folder))
+        name = unpacked(self._place.folder)
+        if not name or self._result.problems:
+            self._inspect(self._data / name)
+        else:
+            self._inspect_patient(name)
         return replace(self._result, passed_over=dict(self._passed_over))
 
     def _move(self, names: Iterable[Path]) -> None:
@@ -367,11 +372,31 @@ class _Moving:
         os.rename(ready, target)
         return True
 
+    def _inspect_patient(self, name: str) -> None:
+        """Inspect the folder of a patient, unless it is as it was and the files in it are known."""
+        # Several tasks inspect places of one tree at the same time, so each place has its own file.
+        with Standing(self._data, f"kinds/{digest_of(self._place.folder)}") as standing:
+            before = self._stamp(name)
+            if kept := standing.get(name, before):
+                self._result.dicom, left, passed_over = kept
+                self._result.left += [(path, why) for path, why in left]
+                self._passed_over.update(passed_over)
+                return
+            self._inspect(self._data / name)
+            if not self._result.problems and self._stamp(name) == before:
+                found = [self._result.dicom, self._result.left, dict(self._passed_over)]
+                standing.put(name, before, found, self._since)
+
+    def _stamp(self, name: str) -> str:
+        with suppress(OSError):
+            return whole(stamps_of(self._data, name))
+        return UNKNOWN
+
     def _inspect(self, folder: Path) -> None:
         """Inspect every file that is left in the place, and enter it into the result."""
         reported = {path for path, _ in self._result.problems}
-        # Several tasks inspect places of one tree at the same time, so each place has its own file of facts.
         with Facts(self._data, f"kinds/{digest_of(self._place.folder)}", _kind_of_content) as content:
+            self._since = content.since
             for path in _files(folder, without=_PATIENT if folder == self._data else ""):
                 if self._cancelled():
                     raise Cancelled("stopped on request")
@@ -454,11 +479,12 @@ def _leads_into(link: Path, folder: Path) -> bool:
         return False
 
 
-def _files(folder: Path, without: str = "") -> Iterator[Path]:
+def _files(folder: Path, without: str = "", ending: str = "") -> Iterator[Path]:
     """Yield all files and links below a folder, and the folders that cannot be read; in order.
 
     Args:
         without: prefix of the names of folders to leave out; empty: none.
+        ending: end of the names of the files, in lower case.
     """
 
     def leave_out(entry: os.DirEntry[str]) -> bool:
@@ -467,7 +493,7 @@ def _files(folder: Path, without: str = "") -> Iterator[Path]:
 
     try:
         for entry, problem in below(folder, leave_out):
-            if problem is not None or not entry.is_dir(follow_symlinks=False):
+            if entry.name.lower().endswith(ending) and (problem or not entry.is_dir(follow_symlinks=False)):
                 yield Path(entry.path)
     except OSError:
         yield folder

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,12 @@ from pacsifier_ops.base.identity import two_people
 from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.table import QueryTable
 from pacsifier_ops.runs.folder import never
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamps_of, whole
+from pacsifier_ops.state.tree import LOGS
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
+    from pacsifier_ops.dicom.scan import Scan
 
 
 @dataclass
@@ -104,14 +108,54 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
         InputError: the folder cannot be read, has no object with a PatientID, or has one PatientID with two issuers.
         Cancelled: `cancelled` returned True.
     """
-    from pacsifier_ops.dicom.scan import scan
-
     if not root.is_dir():
         raise InputError("in_folder is not a folder; give the folder whose patients are to have pseudonyms")
     try:
-        scanned = scan(root, cancelled)
+        cohort, clashing = _in_tree(root.resolve(), cancelled)
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
+    if clashing:
+        raise InputError(
+            f"series {numbers(clashing)}, in order of their paths: the PatientID is in others under another "
+            "IssuerOfPatientID, or with another name and birth date, so these are two patients who would get one "
+            "pseudonym; take them apart"
+        )
+    if not cohort.patients and not (allow_empty and not cohort.unnamed):
+        raise InputError("in_folder holds no DICOM object that names a patient")
+    return cohort
+
+
+def _in_tree(root: Path, cancelled: Callable[[], bool]) -> tuple[Cohort, list[int]]:
+    """Return the cohort of a folder, and the series that clash. Nothing is scanned that is as it was."""
+    from pacsifier_ops.dicom.scan import NOT_DICOM, Scan, scan
+
+    with Standing(root, "patients") as standing:
+        before = _stamp(root)
+        # Every run adds to its logs. They are looked at each time, and may not hold anything but texts.
+        logs = scan(root / LOGS, cancelled) if (root / LOGS).is_dir() else Scan()
+        texts = logs.passed_over[NOT_DICOM]
+        plain = not logs.series and not logs.bad_files and set(logs.passed_over) <= {NOT_DICOM}
+        if plain and (kept := standing.get("", before)):
+            patients, passed_over, unnamed, clashing = kept
+            return Cohort([Patient(**one) for one in patients], "series", passed_over + texts, unnamed), clashing
+        scanned = scan(root, cancelled)
+        cohort, clashing = _cohort_of(scanned, root)
+        if plain and _stamp(root) == before:
+            patients = [asdict(one) for one in cohort.patients]
+            kept = [patients, cohort.passed_over - texts, cohort.unnamed, clashing]
+            standing.put("", before, kept, scanned.since)
+    return cohort, clashing
+
+
+def _stamp(root: Path) -> str:
+    """Return the stamp of all folders of a tree but its logs."""
+    with suppress(OSError):  # the scan says what cannot be read
+        stamps = stamps_of(root)
+        return whole({name: stamp for name, stamp in stamps.items() if f"{name}/".partition("/")[0] != LOGS})
+    return UNKNOWN
+
+
+def _cohort_of(scanned: Scan, root: Path) -> tuple[Cohort, list[int]]:
     found: dict[str, Patient] = {}
     seen: dict[str, list[dict[str, str]]] = {}
     cohort = Cohort([], "series", sum(scanned.passed_over.values()), [file.path for file in scanned.bad_files])
@@ -132,13 +176,5 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
                 clashing.append(number)
             if attributes not in others:
                 others.append(attributes)
-    if clashing:
-        raise InputError(
-            f"series {numbers(clashing)}, in order of their paths: the PatientID is in others under another "
-            "IssuerOfPatientID, or with another name and birth date, so these are two patients who would get one "
-            "pseudonym; take them apart"
-        )
-    if not found and not (allow_empty and not cohort.unnamed):
-        raise InputError("in_folder holds no DICOM object that names a patient")
     cohort.patients = list(found.values())
-    return cohort
+    return cohort, clashing

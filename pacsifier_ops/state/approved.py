@@ -24,7 +24,7 @@ from pacsifier_ops.base.files import ascii_json, name_below, private_folder, rea
 from pacsifier_ops.base.places import is_released
 from pacsifier_ops.state.facts import settled_before
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.standing import Standing, file_stamp, stamp_of
+from pacsifier_ops.state.standing import UNKNOWN, Standing, file_stamp, stamp_of
 from pacsifier_ops.state.tree import APPROVED, DEIDENTIFIED, marker_of, state_folder
 
 #: Key in the marker of a released tree, which therefore has an approved list.
@@ -141,6 +141,12 @@ def _made(
         known.discard(file["path"])
         yield {"path": file["path"], "sha256": file["sha256"]}
     yield from ({"path": path, "sha256": ""} for path in sorted(known))
+
+
+def approved_seen(root: Path) -> str:
+    """Return the stamp of the approved list of a folder, see `standing`; UNKNOWN if it has none of its own."""
+    path = state_folder(root.resolve()) / APPROVED
+    return file_stamp(path, settled_before(root)) if path.exists() else UNKNOWN
 
 
 def lies_in(folder: Path) -> Path:

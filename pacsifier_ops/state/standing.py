@@ -44,7 +44,7 @@ def stamp_of(*parts: object) -> str:
     return hashlib.sha256(ascii_json([__version__, *parts]).encode()).hexdigest()
 
 
-def stamps_of(root: Path) -> dict[str, str]:
+def stamps_of(root: Path, folder: str = "") -> dict[str, str]:
     """Return the stamps of all folders of a tree, by path below it; `""` is the tree itself. CONTROL is left out.
 
     The stamp of a folder covers its files, and not the folders in it. It is UNKNOWN if the folder holds something else,
@@ -52,12 +52,13 @@ def stamps_of(root: Path) -> dict[str, str]:
 
     Args:
         root: the tree. Nothing stands in a folder that is no tree of ours.
+        folder: path of a folder below it, to look at this and the folders in it alone.
 
     Raises:
         OSError: the tree cannot be read; FileNotFoundError if there is none.
     """
     settled = settled_before(root)
-    return {name: _stamp(entries, settled) for name, entries in _folders(root)}
+    return {name: _stamp(entries, settled) for name, entries in _folders(root, folder)}
 
 
 def stamp_of_folder(folder: Path, root: Path) -> str:
@@ -84,16 +85,17 @@ def _stamp(entries: Iterable[os.DirEntry[str]], settled: int) -> str:
     return hashlib.sha256(data).hexdigest() if newest < settled else UNKNOWN
 
 
-def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+def _folders(root: Path, folder: str = "") -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
     """Yield each folder: its path below the tree, and its entries but the folders."""
     above = len(f"{root}/")
-    folders = [str(root)]
+    start = str(root / folder)
+    folders = [start]
     while folders:
         folder = folders.pop()
         try:
             found = list(os.scandir(folder))
         except FileNotFoundError:
-            if folder == str(root):
+            if folder == start:
                 raise
             continue  # somebody is at work in the folder above
         below = {entry: entry.is_dir(follow_symlinks=False) for entry in found}

@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from sys import intern
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from pacsifier_ops.base.files import readable, unpacked
 from pacsifier_ops.base.identity import SeriesId
@@ -21,13 +23,14 @@ from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.runs.index import Index
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
 from pacsifier_ops.state.approved import lies_in
-from pacsifier_ops.state.ledger import SeriesLedger
+from pacsifier_ops.state.ledger import SeriesLedger, ledger_seen
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamps_of
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
-from pacsifier_ops.study.removal import ReleasedFiles
+from pacsifier_ops.study.removal import ReleasedFiles, stamp_now
 from pacsifier_ops.upload import outcome as uploaded
 
 _GONE = "received, and gone before it was de-identified"
@@ -198,8 +201,23 @@ class Chain:
         for source in self.sources():
             part = _Part(source.number, source.key, source.target, intern(source.pseudonym))
             self._parts.setdefault(source.series, []).append(part)
+        self._standing = Standing(made, "followed")
+        self._stamps = {}
+        for root in (self._identified, self._released):
+            with suppress(OSError):  # whatever is not there, or cannot be read, is not known
+                self._stamps[root] = stamps_of(root)
         self._reasons = deidentified.reasons(Run(stage_folder(run, stages.ANONYMIZE)))
         self.unfit = deidentified.unfit(self._store, MISSING) if self._store else {}
+        self._with_unfit = {path.rpartition("/")[0] for path in self.unfit}
+
+    def __enter__(self) -> Self:
+        self._standing.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._standing.__exit__(kind, error, trace)
 
     def sources(self) -> Iterator[SourceSeries]:
         """Yield the series of the de-identification."""
@@ -229,6 +247,51 @@ class Chain:
                 yield _Fetched(uid, item.source, item.size, item.mtime_ns, False)
 
     def follow(self, series: StudySeries, fetched: Iterable[_Fetched], retrieved: SeriesAccount | None) -> None:
+        """Complete the account of a series: as before if all that it depends on is as before, see `_follow`."""
+        before, twice = self._stamp(series, retrieved), self.twice
+        if kept := self._standing.get(str(series.series), before):
+            more, counts, lost = kept
+            self.twice += more
+            for name, value in counts.items():
+                setattr(series, name, value)
+            series.lost = [Loss(state, at, intern(reason), count) for state, at, reason, count in lost]
+            return
+        given = asdict(series)
+        self._follow(series, fetched, retrieved)
+        if before != UNKNOWN and self._stamp(StudySeries(**given), retrieved, now=True) == before:
+            found = asdict(series)
+            lost = [list(one.values()) for one in found.pop("lost")]
+            changed = {name: value for name, value in found.items() if value != given[name]}
+            self._standing.put(str(series.series), before, [self.twice - twice, changed, lost])
+
+    def _stamp(self, series: StudySeries, retrieved: SeriesAccount | None, now: bool = False) -> str:
+        """Return the stamp of all that the account of a series depends on.
+
+        Args:
+            series: the account as the first stage left it.
+            now: look at the folders now.
+        """
+        if retrieved is None or self._fetched is None or self._store is None or series.folder in self._with_unfit:
+            return UNKNOWN
+        parts = self._parts.get(series.series, [])
+        targets = [part.target for part in parts]
+        walked = {} if now else self._stamps
+        places = [(self._identified, series.folder), *((self._released, target) for target in targets)]
+        keys = {stages.MOVE: [str(series.series)], stages.KARNAK_UPLOAD: [series.folder]}
+        given = asdict(series)
+        del given["number"], given["lines"]
+        return stamp_of(
+            *(walked.get(root, {}).get(folder) or stamp_now(root / folder, root) for root, folder in places),
+            given,
+            [retrieved.delivered, retrieved.unverifiable],
+            ledger_seen(self._fetched.state, series.series),
+            [[*part, self._store.seen(part.key), self._reasons.get(part.number)] for part in parts],
+            [self._files.digests(target) for target in targets],
+            [self._withheld, self._begun],
+            [[stage, key, sent.of(key)] for stage, sent in self._sent.items() for key in keys.get(stage, targets)],
+        )
+
+    def _follow(self, series: StudySeries, fetched: Iterable[_Fetched], retrieved: SeriesAccount | None) -> None:
         """Complete the account of a series: add the fate of each of its instances.
 
         Args:
@@ -416,6 +479,10 @@ class _Confirmed:
         )
         self._key: str | None = None
         self._series: list[tuple[str, set[str] | None, set[str] | None]] = []
+
+    def of(self, key: str) -> list[Any]:
+        """Return all that is known of the series with a key."""
+        return list(self._index.of(key))
 
     def why_not(self, key: str, uid: str) -> str:
         """Return why an instance does not count as confirmed; empty if it does.

@@ -71,13 +71,13 @@ def close(run: Run) -> StudyAccount:
     if tagging.verdict == INCOMPLETE and all_but_unknown(stage_run(run, stages.KARNAK)):
         tagging.verdict = COMPLETE  # the accounts of the instances say that they are in quarantine
     _describe_rules(account, run, study)
-    chain = Chain(run, study, account)
-    asking = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
-    if given[stages.EXTRACT] or (asking and not account.deidentifies):
-        account.series, account.queried = list(from_archive(run, asking, chain)), True
-        account.rows = _rows(run, asking, account.series)
-    else:
-        account.series = list(from_folder(run, chain) if account.deidentifies else from_gateway(run))
+    with Chain(run, study, account) as chain:
+        asking = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
+        if given[stages.EXTRACT] or (asking and not account.deidentifies):
+            account.series, account.queried = list(from_archive(run, asking, chain)), True
+            account.rows = _rows(run, asking, account.series)
+        else:
+            account.series = list(from_folder(run, chain) if account.deidentifies else from_gateway(run))
     if asking:
         _add_flow(account, Run(stage_folder(run, asking)))
     objects = sum(1 for _ in released_objects(run)) if account.released and account.deidentifies else 0

@@ -35,21 +35,23 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base.errors import Cancelled
-from pacsifier_ops.base.files import storage_errors
+from pacsifier_ops.base.files import read_jsonl, storage_errors
 from pacsifier_ops.base.tables import holds_the_same, parquet_of
 from pacsifier_ops.extract.outcome import planned
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.folder import Run, never, stage_run
-from pacsifier_ops.state.approved import approved_of
+from pacsifier_ops.state.approved import approved_of, approved_seen
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.standing import Standing, stamp_of
 from pacsifier_ops.state.tree import marker_of
-from pacsifier_ops.study.listing import files_of, parts_of
+from pacsifier_ops.study.listing import LIST, files_of, parts_of
 from pacsifier_ops.study.project import Study
 from pacsifier_ops.study.run import ANONYMIZE, EXTRACT
 from pacsifier_ops.study.searched import NO_DATES, Dates, Findings, Search, Terms
@@ -118,7 +120,7 @@ class Gate:
         pseudonyms: pseudonyms of the patients.
         dates: forbidden dates (`YYYYMMDD`) of each patient, by the name of the patient's folder.
         free: dates that are no finding: a shifted date falls on them, or the data set was made on them.
-        made: SHA-256 of the files that the de-identification made, by path.
+        made: returns the SHA-256 of the files that the de-identification made, by path.
         digests: other SHA-256, hexadecimal, that the data set names.
     """
 
@@ -129,14 +131,13 @@ class Gate:
         pseudonyms: Iterable[str],
         dates: Mapping[str, Iterable[str]] = MappingProxyType({}),
         free: Collection[str] = (),
-        made: Mapping[str, str] = MappingProxyType({}),
+        made: Callable[[], Mapping[str, str]] = dict,
         digests: Iterable[str] = (),
     ) -> None:
         from pacsifier_ops.deid.identifiers import dates_of, normal, terms_of_cohort
 
         every = [(set(names) - {""}, set(ids) - {""}) for names, ids in people]
-        self.patients, self._made = len(every), made
-        self._digests = frozenset((*made.values(), *digests))
+        self.patients, self._find_made, self._more = len(every), made, frozenset(digests)
         certain, doubtful = terms_of_cohort(every, frozenset(map(normal, pseudonyms)))
         self._terms = Terms(certain, doubtful, frozenset(uids))
         self._dates = {folder: dates_of(frozenset(days) - set(free)) for folder, days in dates.items()}
@@ -196,10 +197,21 @@ class Gate:
         in_data_set = {day for days in dates.values() for day in days}
         every = [*births.values(), *(studies.values() if study_dates != _KEPT else ())]
         left_out = {day for days in every for day in days} - in_data_set
-        made = approved_of(data_set)
         people = ((names[key], ids[key]) for key in ids)
-        files = made.files if made else {}
-        return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, files, digests)
+
+        def made() -> Mapping[str, str]:
+            listed = approved_of(data_set)
+            return listed.files if listed else {}
+
+        return cls(people, uids, pseudonyms, {**dates, "": left_out}, free, made, digests)
+
+    @cached_property
+    def _made(self) -> Mapping[str, str]:
+        return self._find_made()
+
+    @cached_property
+    def _digests(self) -> frozenset[str]:
+        return frozenset(self._made.values()) | self._more
 
     def search_list(self, run: Run, root: Path, cancelled: Callable[[], bool] = never) -> GateFindings:
         """Search the files of the list of a run, and their names.
@@ -287,19 +299,28 @@ class Gate:
         dates = sorted((folder, sorted(days.items())) for folder, days in self._dates.items())
         return hashlib.sha256(repr(dates).encode()).hexdigest()
 
-    def add_foreign(
-        self, files: Iterable[Mapping[str, Any]], found: GateFindings, own: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def add_foreign(self, run: Run, root: Path, found: GateFindings, own: Mapping[str, str]) -> None:
         """Add each file that the de-identification did not make to the findings: it may be of any patient.
 
         Args:
-            files: `path` and `sha256` of each file of the data set.
+            run: the run, whose list has the files of the data set.
+            root: the data set.
             own: SHA-256 of the files that the study has made itself, by path.
+
+        Raises:
+            StorageError: the state root cannot be read or written.
         """
-        made = {**self._made, **own}
-        for file in files:
-            if made.get(file["path"]) != file["sha256"]:
-                found.add("blocking", file["path"], ["it is no file that the de-identification has made"])
+        path = run.part(LIST)
+        with storage_errors("the state root"), Standing(root, "made") as standing:
+            stamp = stamp_of(digest(path), sorted(own.items()), approved_seen(root))
+            if standing.get(LIST, stamp):
+                return
+            made = {**self._made, **own}
+            foreign = [file["path"] for file in read_jsonl(path) if made.get(file["path"]) != file["sha256"]]
+            for name in foreign:
+                found.add("blocking", name, ["it is no file that the de-identification has made"])
+            if not foreign:
+                standing.put(LIST, stamp, True)
 
 
 def _replaced(store: Store, key: str, standing: Standing) -> dict[str, str]:

@@ -394,7 +394,8 @@ class _Placing:
             OSError: something cannot be read or written.
             Cancelled: `cancelled` returned True.
         """
-        stamp = stamp_of(self._stamps.get(part.folder, UNKNOWN), part.stamp, part.digest, _mode())
+        there = self._stamps.get(part.folder, UNKNOWN) if self._before is None else UNKNOWN
+        stamp = stamp_of(there, part.stamp, part.digest, _mode())
         others = self._standing.get(part.folder, stamp)
         if others is not None:
             self._others[part.folder] = others

@@ -326,7 +326,8 @@ def _listed(
     return series
 
 
-def _stamp_now(folder: Path, root: Path) -> str:
+def stamp_now(folder: Path, root: Path) -> str:
+    """Return the stamp of a folder of a tree as it is now; it need not be there."""
     return stamp_of_folder(folder, root) if os.path.lexists(folder) else "none"
 
 
@@ -359,7 +360,7 @@ class _Known:
         folders = [(self._tree.root, folder), *((root, target) for root in roots for target in targets)]
         walked = {} if now else self._stamps
         return stamp_of(
-            *(walked.get(root, {}).get(one) or _stamp_now(root / one, root) for root, one in folders),
+            *(walked.get(root, {}).get(one) or stamp_now(root / one, root) for root, one in folders),
             folder,
             str(places.released),
             [*places.destinations],

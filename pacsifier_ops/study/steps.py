@@ -52,7 +52,6 @@ from pacsifier_ops.study.release import (
     Stock,
     folder_of,
     list_originals,
-    listed,
     released_of,
     stock_of,
     take_stock,
@@ -239,7 +238,7 @@ def check(run: Run, cancelled: Any = never, secret: str = "") -> dict[str, int]:
     root = folder_of(study, DEIDENTIFIED_FOLDER)
     gate = Gate.of(run, root)
     found = gate.search_list(run, root, cancelled)
-    gate.add_foreign(listed(run), found, linked.digests if linked else {})
+    gate.add_foreign(run, root, found, linked.digests if linked else {})
     with storage_errors("the state root"):
         write_json(run.folder / "gate.json", {**vars(found), "counts": dict(found.counts)})
     return {

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from pacsifier_ops.handover import dumps
 from pacsifier_ops.handover.account import ToolAccount
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state import facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import CONTROL, CONVERTING, DEIDENTIFIED, Tree, write_marker
 from tests.support import old_pacsifier
@@ -161,6 +164,41 @@ def test_every_file_that_stays_is_inspected(tree: Path, tmp_path: Path) -> None:
     assert account.passed_over == {"DICOMDIR": 1, "damaged DICOM": 1, "link to something in the folder": 1}
     assert (tmp_path / "info" / here.relative_to(tree) / "00001-Phantom_CT" / "deep.CSV").is_file()
     assert account.counts["DICOM files"] == 7 and account.verdict == COMPLETE
+
+
+def test_a_patients_folder_that_is_as_it_was_is_not_looked_into(
+    extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "_GRANULARITY", 0)
+    data, looked = tmp_path / "tree", list[str]()
+    Tree.open(data)
+    shutil.copytree(extracted, data, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CONTROL))
+    kind = dumps._Moving._kind
+
+    def heard(self: Any, path: Path, *more: Any) -> str:
+        looked.append(path.relative_to(data).parts[0])
+        return kind(self, path, *more)
+
+    monkeypatch.setattr(dumps._Moving, "_kind", heard)
+
+    def again() -> tuple[ToolAccount, set[str]]:
+        time.sleep(0.02)
+        looked.clear()
+        account = moving(data, tmp_path / "info")
+        return account, {name for name in looked if name.startswith("sub-")}
+
+    patients = {path.name for path in data.glob("sub-*")}
+    assert again()[1] == patients
+    assert again()[1] == set()  # nothing is there to be moved
+    note = data / "sub-C" / "note.txt"
+    note.write_text("somebody")
+    account, seen = again()
+    assert seen == {"sub-C"} and "sub-C/note.txt" in left_of(account)
+    account, seen = again()
+    assert seen == set() and "sub-C/note.txt" in left_of(account)
+    (data / "sub-C" / "new.csv").write_text("a dump")
+    account, seen = again()
+    assert dict(account.done)["sub-C/new.csv"] == dumps.MOVED and not (data / "sub-C" / "new.csv").exists()
 
 
 def test_a_de_identified_data_set_keeps_its_manifest_and_pseudonyms_are_found_later(tree: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from pacsifier_ops.base.errors import ConfigError, InputError, LeaseLost, PatientsRefused
 from pacsifier_ops.base.files import read_jsonl
 from pacsifier_ops.cli.get_pseudonyms import main
+from pacsifier_ops.dicom import scan
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.embedded.deid_server import DeidServer, ServiceFaults
 from pacsifier_ops.embedded.phantoms import phantom_series, write
@@ -25,12 +27,15 @@ from pacsifier_ops.pseudonyms import local
 from pacsifier_ops.pseudonyms.linkage import Keyed, Linkage, Person, read_day_shifts, read_new_ids
 from pacsifier_ops.pseudonyms.local import LocalSource, Style
 from pacsifier_ops.pseudonyms.mapping import MappingSource, read_mapping
-from pacsifier_ops.pseudonyms.patients import of_folder
+from pacsifier_ops.pseudonyms.patients import Cohort, of_folder
 from pacsifier_ops.pseudonyms.run import DEID, PseudonymRequest
 from pacsifier_ops.pseudonyms.secret import Secret, project_secret
 from pacsifier_ops.pseudonyms.steps import BATCHES, prepare
 from pacsifier_ops.runs.folder import Run
+from pacsifier_ops.state import facts
+from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.tree import Tree
 from tests.support import deid_faults
 from tests.support.tables import parquet_as_csv
 
@@ -314,6 +319,50 @@ def test_the_patients_of_a_folder_are_those_of_its_files(tmp_path: Path) -> None
     images(tmp_path / "yy", "B", IssuerOfPatientID="CHUV", series_number=2)
     with pytest.raises(InputError, match=r"series \d, .* under another IssuerOfPatientID"):
         of_folder(tmp_path)
+
+
+def test_the_patients_of_a_tree_that_is_as_it_was_are_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "_GRANULARITY", 0)
+    root, scanned = tmp_path / "tree", list[Path]()
+    Tree.open(root)
+    images(root / "x", "A-1", 2)
+    (root / "logs").mkdir()
+    real = scan.scan
+
+    def heard(folder: Path, *more: Any) -> scan.Scan:
+        scanned.append(folder)
+        return real(folder, *more)
+
+    monkeypatch.setattr(scan, "scan", heard)
+
+    def found() -> Cohort:
+        time.sleep(0.02)
+        first = of_folder(root)
+        scanned.clear()
+        kept = of_folder(root)
+        assert root not in scanned, "nothing has changed"
+        forget_facts(root)
+        assert kept == first == of_folder(root)
+        return kept
+
+    before = found()
+    changes: list[Callable[[], object]] = [
+        lambda: (root / "logs" / "1.csv").write_text("a log"),
+        lambda: images(root / "y", "B"),
+        lambda: images(root / "x", "C", series_number=2),
+        lambda: (root / "z.dcm").write_bytes(b"\0" * 128 + b"DICMno"),
+        lambda: (root / "y").rename(tmp_path / "y"),
+    ]
+    for number, change in enumerate(changes):
+        change()
+        after = found()
+        assert after != before, number
+        before = after
+    images(root / "logs", "D")
+    time.sleep(0.02)
+    assert {one.patient_id for one in of_folder(root).patients} == {"A-1", "C", "D"}
 
 
 # The command

@@ -212,7 +212,7 @@ def test_a_csv_file_that_holds_more_than_its_twin_is_searched_as_text(gate: Gate
 
 def test_digests_of_the_files_of_the_data_set_hold_no_identifiers(tmp_path: Path) -> None:
     own, other = f"a{LONG}b" + "c" * 56, f"b{LONG}c" + "d" * 56
-    gate = Gate(((["A^B"], [LONG]),), [], [], made={"sub-P1/a.dcm": own})
+    gate = Gate(((["A^B"], [LONG]),), [], [], made=lambda: {"sub-P1/a.dcm": own})
     for value, blocks in ((own, 0), (other, 1)):
         write_table(tmp_path / "instances.csv", {"SHA256": TEXT}, [(value,)])
         (tmp_path / "instances.csv").unlink()

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from pacsifier_ops.base.files import ascii_json, below, name_below, readable
+from pacsifier_ops.base.files import ascii_json, below, name_below, read_jsonl, readable
 from pacsifier_ops.runs.folder import Run, never
 from pacsifier_ops.state import facts, ledger
+from pacsifier_ops.state.approved import Approved, approve, approved_of
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.tree import CONTROL, Tree
 from pacsifier_ops.study import gate as gates
-from pacsifier_ops.study import listing, searched
+from pacsifier_ops.study import listing, release, searched
 from pacsifier_ops.study.gate import Gate, GateFindings
 from pacsifier_ops.study.listing import files_of, parts_of, write_list
 
@@ -138,11 +139,11 @@ def test_a_folder_that_is_as_it_was_is_not_looked_into(root: Path, monkeypatch: 
     assert looked == ["a/z.txt", "a.csv", "b.csv"]
     read: list[Path] = []
 
-    def reads(path: Path) -> str:
+    def digest(path: Path) -> str:
         read.append(path)
         return ledger.digest(path)
 
-    monkeypatch.setattr(listing, "digest", reads)
+    monkeypatch.setattr(listing, "digest", digest)
     write("a/s1/3.dcm", "new")(root)
     settle()
     listed(root)
@@ -315,3 +316,135 @@ def test_a_folder_with_tables_is_searched_each_time(root: Path, monkeypatch: pyt
     settle()
     for _ in range(3):
         assert "a/s1" in folders_asked(monkeypatch, root, gate())
+
+
+@pytest.fixture
+def released(root: Path) -> Path:
+    folder = root.parent / "released"
+    Tree.open(folder)
+    return folder
+
+
+def place(root: Path, released: Path, before: Approved | None = None) -> tuple[int, int]:
+    time.sleep(0.02)
+    run = Run.fresh()
+    write_list(run, root, never)
+    (released / CONTROL / "unfinished").mkdir(parents=True, exist_ok=True)
+    with release._Placing(run, root, released, before) as placing:
+        for part in parts_of(run):
+            placing.place(part, never)
+        return placing.new, placing.stale()
+
+
+def placed(monkeypatch: pytest.MonkeyPatch, root: Path, released: Path) -> tuple[int, int, set[str]]:
+    """Numbers of new and of stale files, and the folders whose files are looked at one by one."""
+    looked: set[str] = set()
+    real = release._place
+
+    def heard(root: Path, released: Path, file: Any, *more: Any) -> bool:
+        looked.add(file["path"].rpartition("/")[0])
+        return real(root, released, file, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "_place", heard)
+        return *place(root, released), looked & IMAGES
+
+
+TAMPERED: dict[str, Callable[[Path], object]] = {
+    "a file changes, and its size and time stay": write("a/s1/1.dcm", "TEXT OF a/s1/1.dcm", "like"),
+    "two files change places": swap("a/s1/1.dcm", "a/s1/2.dcm"),
+    "a file goes": lambda root: (root / "a/s1/1.dcm").unlink(),
+    "a file may be written to": lambda root: (root / "a/s1/1.dcm").chmod(0o666),
+    "a file has a second name": lambda root: os.link(root / "a/s1/1.dcm", root.parent / "linked"),
+    "a folder comes from a backup": restore,
+    "two folders change places": swap("a/s1", "a/s2"),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERED.values(), ids=list(TAMPERED))
+def test_what_lies_in_released_is_what_was_approved(
+    root: Path, released: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    assert placed(monkeypatch, root, released) == (len(FILES), 0, IMAGES)
+    assert placed(monkeypatch, root, released) == (0, 0, IMAGES)
+    assert placed(monkeypatch, root, released) == (0, 0, set())
+    for path in released.rglob("*.dcm"):
+        path.chmod(0o600)
+    place(root, released)
+    place(root, released)
+    change(released)
+    place(root, released)
+    for _ in range(3):
+        assert set(by_file(root).splitlines()) <= set(by_file(released).splitlines())  # others are stale
+        for name in FILES:
+            status = (released / name).stat()
+            assert (status.st_mode & 0o222, status.st_nlink) == (0, 1)
+        place(root, released)
+
+
+def test_what_is_stale_and_what_changes_in_the_data_set(
+    root: Path, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        place(root, released)
+    (root / "a/s1/2.dcm").unlink()
+    assert [placed(monkeypatch, root, released)[:2] for _ in range(3)] == [(0, 1)] * 3
+    assert placed(monkeypatch, root, released) == (0, 1, set())
+    write("a/s2/1.dcm", "TEXT OF a/s2/1.dcm", "like")(root)
+    assert placed(monkeypatch, root, released)[:2] == (1, 1)
+    assert (released / "a/s2/1.dcm").read_text() == "TEXT OF a/s2/1.dcm"
+    write("a/s1/9.dcm", "put there")(released)
+    write("old/1.dcm", "of another time")(released)
+    assert [placed(monkeypatch, root, released)[:2] for _ in range(3)] == [(0, 3)] * 3
+    monkeypatch.setenv("PACSIFIER_RELEASED_MODE", "640")
+    assert placed(monkeypatch, root, released)[2] == IMAGES
+    assert (released / "a/s2/1.dcm").stat().st_mode & 0o777 == 0o440
+
+
+def test_images_that_went_to_a_store_are_not_taken_for_released_ones(root: Path, released: Path) -> None:
+    """The folder has images of the time before, and the study releases to it again after some nights with a store."""
+    for name in FILES:
+        write(name, f"TEXT OF {name}")(released)
+    for _ in range(3):
+        place(root, released, Approved(released))
+    assert place(root, released)[0] == len([name for name in FILES if name.endswith(".dcm")])
+    assert by_file(released) == by_file(root)
+
+
+def test_what_was_not_made_here_blocks_each_night(root: Path) -> None:
+    """The answer stands while the list, what the de-identification has made, and the study's own files are the same."""
+    calls: list[int] = []
+
+    def made() -> dict[str, str]:
+        calls.append(1)
+        known = approved_of(root)
+        return dict(known.files) if known else {}
+
+    def foreign(own: dict[str, str] | None = None) -> list[str]:
+        time.sleep(0.02)
+        run, found = Run.fresh(), GateFindings()
+        write_list(run, root, never)
+        Gate([], (), (), made=made).add_foreign(run, root, found, own or {})
+        return [path for path, _ in found.blocking]
+
+    def lines() -> list[dict[str, str]]:
+        run = Run.fresh()
+        write_list(run, root, never)
+        return list(read_jsonl(run.part(listing.LIST)))
+
+    assert len(foreign()) == len(FILES)
+    of_made = lines()
+    approve(root, of_made)
+    assert foreign() == []
+    calls.clear()
+    assert foreign() == [] and not calls
+    write("a/s1/1.dcm", "TEXT OF a/s1/1.dcm", "like")(root)
+    for _ in range(2):
+        assert foreign() == ["a/s1/1.dcm"]
+    assert foreign({"a/s1/1.dcm": lines()[0]["sha256"]}) == []
+    assert foreign({"a/s1/1.dcm": "0" * 64}) == foreign() == ["a/s1/1.dcm"]
+    write("a/s1/1.dcm", "text of a/s1/1.dcm")(root)
+    assert foreign() == foreign() == []
+    approve(root, of_made[1:], keep_former=False)
+    for _ in range(2):
+        assert foreign() == [of_made[0]["path"]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,16 @@ import pytest
 
 from pacsifier_ops.base.errors import NotApproved
 from pacsifier_ops.base.files import read_json
+from pacsifier_ops.deid.run import QUARANTINED, series_of, store_of
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs import approvals
+from pacsifier_ops.runs.folder import stage_run
 from pacsifier_ops.state import facts
-from pacsifier_ops.study import release, steps
+from pacsifier_ops.state.facts import forget_facts
+from pacsifier_ops.state.tree import Tree
+from pacsifier_ops.study import chain, closing, release, steps
+from pacsifier_ops.study.run import UPLOAD
 from tests.support.embedded import node_of, series, serving
 from tests.support.opens import opened
 from tests.support.study import StudyRun
@@ -90,6 +97,54 @@ def test_a_night_with_news_reads_these(pacs: EmbeddedPacs, research: EmbeddedPac
     assert len(new) == 3 * 2 and new <= read
     # There is more to search for: it is searched in what was kept of the files that were there.
     assert not read & before
+
+
+def test_an_account_that_stands_is_the_one_that_is_made_anew(
+    pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "_GRANULARITY", 0)
+    run = night(pacs, research, root).run
+    followed: list[object] = []
+    follow = chain.Chain._follow
+
+    def heard(*given: Any) -> None:
+        followed.append(1)
+        follow(*given)
+
+    monkeypatch.setattr(chain.Chain, "_follow", heard)
+    data_set, tree = root / "studies/p/de-identified", Tree.existing(root / "studies/p/identified")
+    store = store_of(data_set)
+    assert tree and store
+    released = sorted((root / "studies/p/released").rglob("*.dcm"))
+    fetched = sorted((root / "studies/p/identified").rglob("*.dcm"))
+
+    def quarantine() -> None:
+        source = next(iter(series_of(store)))
+        item = next(iter(store.settled(source.key).values()))
+        store.settle(source.key, replace(item, outcome=QUARANTINED, reason="for a test"), durable=False)
+
+    sent = stage_run(run, UPLOAD)
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: released[0].rename(tmp_path / "released"),
+        lambda: fetched[-1].rename(tmp_path / "fetched"),
+        quarantine,
+        lambda: [path.write_bytes(b"") for path in sent.parts("results")],
+        lambda: next((tree.state / "ledger").rglob("*.json")).unlink(),
+        lambda: run.part("output").write_bytes(b""),
+    ]
+    time.sleep(0.02)
+    before = closing.close(run).series
+    for number, change in enumerate(changes):
+        change()
+        time.sleep(0.02)
+        after = closing.close(run).series
+        followed.clear()
+        assert closing.close(run).series == after and not followed, number
+        forget_facts(data_set)
+        assert closing.close(run).series == after and followed, number
+        assert (after == before) is (number in (0, 2)), number  # an image that was delivered may be gone here
+        before = after
 
 
 def test_a_changed_file_is_no_part_of_what_was_approved(pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path) -> None:
