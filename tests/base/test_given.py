@@ -48,6 +48,7 @@ from pacsifier_ops.query.options import Refused
 from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.table import parse_query_table, read_query_table
 from pacsifier_ops.study.project import read_project
+from tests.support.processes import PATIENCE
 
 #: Everything that reads a file which somebody named.
 READERS: dict[str, Callable[[Path], object]] = {
@@ -111,7 +112,7 @@ def in_time(call: Callable[[], object]) -> BaseException | None:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive(), "it waits"
     return raised[0] if raised else None
 

@@ -9,11 +9,9 @@ import re
 import stat
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pacsifier_ops.base.errors import Cancelled, ConfigError
@@ -25,6 +23,7 @@ from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.study.cohort import search_of
 from tests.support import scans
+from tests.support.processes import eventually, living
 from tests.support.scans import converted, deidentified, names
 
 #: Puts a program with these lines at the place of dcm2niix, and returns its path.
@@ -142,7 +141,7 @@ def test_one_that_hangs_is_ended_with_all_that_it_has_started(fake: Fake, tmp_pa
     converter._GRACE, grace = 0.3, converter._GRACE
     try:
         with pytest.raises(ConverterFailed, match="time limit"):
-            converter.convert(tmp_path / "in", tmp_path / "out", tmp_path / "home", 1.5, lambda: False, str(path))
+            converter.convert(tmp_path / "in", tmp_path / "out", tmp_path / "home", 4.0, lambda: False, str(path))
     finally:
         converter._GRACE = grace
     _are_gone(tmp_path / "pids")
@@ -150,11 +149,7 @@ def test_one_that_hangs_is_ended_with_all_that_it_has_started(fake: Fake, tmp_pa
 
 def _are_gone(path: Path) -> None:
     pids = [int(pid) for pid in path.read_text().split()]
-    for _ in range(200):
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-            return
-        time.sleep(0.05)
-    raise AssertionError("it goes on")
+    eventually(lambda: not living(pids))
 
 
 def test_one_that_is_cancelled_is_ended(fake: Fake, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -44,9 +45,7 @@ class Corpus:
     sources: list[Source]
     who: Mapping[str, Who]
 
-    def score(self, tool: Tool, out: Path, policy: Policy) -> Score:
-        out.mkdir()
-        tool(self.folder, out, self.who)
+    def score(self, out: Path, policy: Policy) -> Score:
         return score(self.sources, out, policy, self.who)
 
 
@@ -60,18 +59,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(folder, sources, who)
 
 
-def engine_alone(rules: Rules, secret: Secret = SECRET) -> Tool:
-    """The engine on every object, also on those that a run keeps back."""
+#: From the name of a profile and more options to the folder of what the engine made of every object, also of those
+#: that a run keeps back, by the numbers of their sources.
+Engines = Callable[..., Path]
 
-    def tool(folder: Path, out: Path, who: Mapping[str, Who]) -> None:
-        engine = Engine(rules, secret)
-        for number, path in enumerate(sorted(folder.rglob("*.dcm"))):
-            dataset = reading.read(path)
-            person = who[str(dataset.PatientID)]
-            outcome = engine.deidentify(dataset, Person(person.pseudonym, person.shift))
-            writing.write(outcome.dataset, out / f"{number:04d}.dcm")
 
-    return tool
+@pytest.fixture(scope="module")
+def engine_alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Engines:
+    """The engine on every object, once for each profile."""
+
+    @cache
+    def made(*names: str) -> Path:
+        engine, out = Engine(chosen(*names)[0], SECRET), tmp_path_factory.mktemp(names[0])
+        for source in corpus.sources:
+            who = corpus.who[source.patient]
+            outcome = engine.deidentify(reading.read(source.path), Person(who.pseudonym, who.shift))
+            writing.write(outcome.dataset, out / f"{source.number}.dcm")
+        return out
+
+    return made
 
 
 def conversion(rules: Rules) -> Tool:
@@ -102,9 +108,14 @@ STANDARD = ("basic", ProfileOption.MODIFIED_DATES, ProfileOption.CLEAN_DESCRIPTO
 
 
 def test_every_value_becomes_what_the_standard_says(
-    corpus: Corpus, tmp_path: Path, record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]
+    corpus: Corpus,
+    engine_alone: Engines,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     scores: dict[str, Score] = {}
+    (converted := tmp_path / "converted").mkdir()
     for title, names, whole in (
         ("standard", STANDARD, False),
         ("default", ("default",), False),
@@ -112,8 +123,9 @@ def test_every_value_becomes_what_the_standard_says(
         ("default, as a run converts", ("default",), True),
     ):
         rules, policy = chosen(*names)
-        tool = conversion(rules) if whole else engine_alone(rules)
-        scores[title] = corpus.score(tool, tmp_path / title, policy)
+        if whole:
+            conversion(rules)(corpus.folder, converted, corpus.who)
+        scores[title] = corpus.score(converted if whole else engine_alone(*names), policy)
         if not whole:
             del scores[title].asked[Category.PIXELS_HIDDEN]  # which objects go out is not the engine's business
     lines = table(scores)
@@ -130,14 +142,8 @@ def _first(found: Score) -> str:
     return "\n".join([*map(str, found.misses[:20]), *map(str, found.survivors[:20])])
 
 
-def copied(folder: Path, out: Path, _: Mapping[str, Who]) -> None:
-    """No de-identification at all."""
-    shutil.copytree(folder, out, dirs_exist_ok=True)
-
-
-def forgetful(folder: Path, out: Path, who: Mapping[str, Who]) -> None:
-    """The engine, but a token of one object comes back in another place, and one image's pixels change."""
-    engine_alone(chosen(*STANDARD)[0])(folder, out, who)
+def forget(folder: Path, out: Path) -> None:
+    """Have a token of one object come back in another place, and the pixels of one image change."""
     leaked = next(path for path in sorted(folder.rglob("*.dcm")) if dcmread(path).get("PixelData"))
     before = dcmread(leaked)
     for path in out.iterdir():
@@ -148,15 +154,17 @@ def forgetful(folder: Path, out: Path, who: Mapping[str, Who]) -> None:
             after.save_as(path)
 
 
-def test_the_score_tells_a_copy_and_a_single_leak(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_score_tells_a_copy_and_a_single_leak(corpus: Corpus, engine_alone: Engines, tmp_path: Path) -> None:
     policy = chosen(*STANDARD)[1]
-    copy = corpus.score(copied, tmp_path / "copy", policy)
+    copy = corpus.score(corpus.folder, policy)  # as where nothing is de-identified
     for category in STRICT - {Category.UID_CONSISTENT}:
         assert copy.asked[category] and not copy.met[category], category
     assert copy.of(Category.TEXT_RETAINED) == copy.of(Category.PIXELS_RETAINED) == copy.of(Category.TAG_RETAINED) == 100
     assert len(copy.survivors) == copy.planted > 100_000
 
-    leak = corpus.score(forgetful, tmp_path / "leak", policy)
+    shutil.copytree(engine_alone(*STANDARD), tmp_path / "leak")
+    forget(corpus.folder, tmp_path / "leak")
+    leak = corpus.score(tmp_path / "leak", policy)
     assert len(leak.survivors) == 1
     assert leak.asked[Category.TEXT_REMOVED] - leak.met[Category.TEXT_REMOVED] == 1
     assert leak.asked[Category.PIXELS_RETAINED] - leak.met[Category.PIXELS_RETAINED] == 1
@@ -180,19 +188,12 @@ def test_every_kind_of_value_is_planted_and_asked_for(corpus: Corpus) -> None:
 
 
 @pytest.mark.peers
-def test_other_programs_read_the_results_and_find_no_new_error(corpus: Corpus, tmp_path: Path) -> None:
+def test_other_programs_read_the_results_and_find_no_new_error(corpus: Corpus, engine_alone: Engines) -> None:
     """dciodvfy, dcentvfy, dcmftest and dcmdump, on the objects as their kinds are."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("needs dciodvfy: install the package dicom3tools")
-    rules, _ = chosen("research")
-    engine = Engine(rules, SECRET)
-    results: list[tuple[Source, Path]] = []
-    for source in corpus.sources:
-        who = corpus.who[source.patient]
-        outcome = engine.deidentify(reading.read(source.path), Person(who.pseudonym, who.shift))
-        path = tmp_path / f"{source.number}.dcm"
-        writing.write(outcome.dataset, path)
-        results.append((source, path))
+    out = engine_alone("research")
+    results = [(source, out / f"{source.number}.dcm") for source in corpus.sources]
     files = [str(path) for _, path in results]
     assert said("dcmftest", *files).count("yes:") == len(files)
     assert "E: " not in said("dcmdump", "-q", "-ml", *files)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from pacsifier_ops.dimse.session import query
 from pacsifier_ops.embedded.authority import Authority
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from tests.support.faulty_web import FaultyWeb
+from tests.support.processes import PATIENCE, eventually
 
 #: Longer than a test may take: who waits for it has not noticed the stop.
 LONG = 3600.0
@@ -90,12 +90,10 @@ def test_a_stop_ends_a_silent_wait(
 
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
-    until = time.monotonic() + 60
-    while not (server.happened[name] or ended) and time.monotonic() < until:
-        time.sleep(0.05)
+    eventually(lambda: server.happened[name] or ended)
     assert server.happened[name] and not ended
     stop.set()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert not thread.is_alive() and isinstance(ended[0], Cancelled)
     assert not slot.held and not list(incoming.iterdir()), "nothing half-written is left"
 

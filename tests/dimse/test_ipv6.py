@@ -28,6 +28,7 @@ from tests.support.command import arguments, write_table
 from tests.support.embedded import series
 from tests.support.peers import free_port
 from tests.support.places import REPO
+from tests.support.processes import started
 
 
 def _without() -> str:
@@ -155,13 +156,10 @@ def test_the_command(tmp_path: Path, flags: list[str], where: str, hosts: tuple[
     command = [sys.executable, "-m", "pacsifier_ops.cli.receiver", "--aet", "RECEIVER", "--port", str(port), *flags]
     command += ["--spool", str(tmp_path / "spool"), "--min-free-gb", "0"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout and where.format(port) in process.stdout.readline()
-            for host in hosts:
-                echo(host, port)
-        finally:
-            process.terminate()
+    with started(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout and where.format(port) in process.stdout.readline()
+        for host in hosts:
+            echo(host, port)
 
 
 @pytest.mark.slow
@@ -175,16 +173,13 @@ def test_an_archive_that_is_not_ours(tmp_path: Path, method: str) -> None:
     lines = ["[DEFAULT]", *(f"{key}: {value}" for key, value in settings.items())]
     (tmp_path / "qrscp.ini").write_text("\n".join([*lines, "[PACSIFIER]", "address: ::1", f"port: {ours}", ""]))
     program = [sys.executable, "-m", "pynetdicom"]
-    with subprocess.Popen([*program, "qrscp", "-c", str(tmp_path / "qrscp.ini")], stderr=subprocess.DEVNULL) as archive:
-        try:
-            node = PacsNode("pacs", "::1", port, "QRSCP")
-            retrying(lambda: echo(node.host, port, "QRSCP"), Session(node, contextlib.nullcontext), lambda: False)
-            images = map(str, write(IMAGES, tmp_path / "images"))
-            subprocess.run([*program, "storescu", "-aec", "QRSCP", "::1", str(port), *images], check=True, timeout=60)
-            names = {"server_address": "::1", "port": port, "server_AET": "QRSCP", "AET": "PACSIFIER", "move_AET": ""}
-            config, table = tmp_path / "config.json", write_table(tmp_path / "table.csv", [{"PatientID": "P?"}])
-            config.write_text(json.dumps({**names, "move_port": ours, "batch_size": 0, "batch_wait_time": 0}))
-            assert main(arguments(config, table, tmp_path / "out", "--save", "--method", method)) == 0
-        finally:
-            archive.terminate()
+    with started([*program, "qrscp", "-c", tmp_path / "qrscp.ini"], stderr=subprocess.DEVNULL):
+        node = PacsNode("pacs", "::1", port, "QRSCP")
+        retrying(lambda: echo(node.host, port, "QRSCP"), Session(node, contextlib.nullcontext), lambda: False)
+        images = map(str, write(IMAGES, tmp_path / "images"))
+        subprocess.run([*program, "storescu", "-aec", "QRSCP", "::1", str(port), *images], check=True, timeout=60)
+        names = {"server_address": "::1", "port": port, "server_AET": "QRSCP", "AET": "PACSIFIER", "move_AET": ""}
+        config, table = tmp_path / "config.json", write_table(tmp_path / "table.csv", [{"PatientID": "P?"}])
+        config.write_text(json.dumps({**names, "move_port": ours, "batch_size": 0, "batch_wait_time": 0}))
+        assert main(arguments(config, table, tmp_path / "out", "--save", "--method", method)) == 0
     assert sum(1 for _ in (tmp_path / "out").glob("sub-*/**/*.dcm")) == 3

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -48,6 +47,7 @@ from pacsifier_ops.extract.receiving import announced
 from pacsifier_ops.state.leases import Leases
 from tests.support.disks import mount, unmount
 from tests.support.peers import free_port
+from tests.support.processes import PATIENCE, until
 
 STUDY = "1.2.2"
 PRIVATE_CLASS = "1.3.12.2.1107.5.9.1"
@@ -151,14 +151,6 @@ def store(association: Association, instance: str, data: bytes, last: bool = Tru
     fragments = list(message.encode_msg(context.context_id, 16382))
     for fragment in fragments if last else fragments[:-1]:
         association.dul.send_pdu(fragment)
-
-
-def until(true: Callable[[], object], seconds: float = 20.0) -> bool:
-    """Wait for something that happens in another thread or process."""
-    deadline = time.monotonic() + seconds
-    while not (found := bool(true())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return found
 
 
 def test_objects_are_spooled_as_they_came(receiver: StorageReceiver, spool: Path) -> None:
@@ -281,7 +273,7 @@ def test_an_aborted_transfer_leaves_nothing(receiver: StorageReceiver, spool: Pa
         else:
             end(association)
         assert until(lambda: not files(incoming))
-        association.join(20)
+        association.join(PATIENCE)
     receiver.start()
     assert send(receiver.port, make(tmp_path / "in", "1.2.3")) == [0]
     assert len(files(spool)) == 1
@@ -423,7 +415,7 @@ def test_the_command_runs_until_it_is_told_to_stop(
     assert subprocess.run(second, timeout=60).returncode == 1
     assert f"a receiver RX at port {port} runs already" in capfd.readouterr().err
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE) == 0
     assert announced(leases, "RX", port) is None
 
 
@@ -440,7 +432,7 @@ def test_a_full_disk_refuses_the_object_and_keeps_the_association(
         assert [item.sop_instance_uid for item in spooled(spool, of("1.2.3"))] == [small.stem]
         assert not files(spool / ".incoming")
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
     finally:
         if mounted:
             unmount(spool)

@@ -29,8 +29,9 @@ from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.cli import receiver as command
 from pacsifier_ops.dimse.receiver import StorageReceiver, quarantine_unasked, spooled
 from pacsifier_ops.dimse.transport import HANDLERS, Server, make_ae
-from tests.dimse.test_receiver import STUDY, connect, make, send, until
+from tests.dimse.test_receiver import STUDY, connect, make, send
 from tests.support import certificates
+from tests.support.processes import PATIENCE, until
 
 pytestmark = pytest.mark.archive
 
@@ -62,8 +63,8 @@ def opened(port: int, number: int, sent: bytes = b"", source: str = "127.0.0.1")
     """Connections of a peer that sends no more than this."""
     found = []
     for _ in range(number):
-        stream = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
-        stream.settimeout(20)
+        stream = socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0))
+        stream.settimeout(PATIENCE)
         with contextlib.suppress(OSError):  # closed already
             stream.sendall(sent)
         found.append(stream)
@@ -107,7 +108,7 @@ def test_a_pdu_that_is_too_long_ends_an_association_at_once() -> None:
         assert association.is_established
         assert association.dul.socket is not None and association.dul.socket.socket is not None
         association.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, 0xFFFFFFF0) + b"\1")
-        association.join(20)
+        association.join(PATIENCE)
         assert not association.is_alive()
         assert echoed(server.port)
 
@@ -147,7 +148,7 @@ def test_a_pdu_that_comes_byte_by_byte_ends_its_association() -> None:
         stream = association.dul.socket.socket
         stream.sendall(struct.pack(">BBL", 4, 0, 100_000))
         with dripping(stream):
-            association.join(20)
+            association.join(PATIENCE)
         assert not association.is_alive()
         assert until(lambda: not server.active_associations)
 
@@ -172,7 +173,7 @@ def test_a_command_without_an_end_ends_its_association(tmp_path: Path) -> None:
         with contextlib.suppress(OSError):
             for _ in range(5):
                 association.dul.socket.socket.sendall(pdu)
-        association.join(20)
+        association.join(PATIENCE)
         assert not association.is_alive()
         assert send(receiver.port, make(tmp_path / "in", "1.2.3")) == [0]
 
@@ -309,7 +310,7 @@ def test_a_loop_that_cannot_accept_does_not_spin(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(time, "sleep", sleep)
         server.socket = Full()
         (stream,) = opened(server.port, 1)
-        assert enough.wait(20)
+        assert enough.wait(PATIENCE)
         server.socket = real
         assert until(lambda: echoed(server.port))
         stream.close()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from tests.support.certificates import PASSPHRASE, Certificates
 from tests.support.command import write_table
 from tests.support.embedded import series
 from tests.support.peers import OUR_AET, Orthanc, Peer, Storescp, contents
+from tests.support.processes import until
 
 
 @pytest.fixture(scope="module")
@@ -234,14 +234,14 @@ def test_connections_that_say_nothing_are_forgotten(certificates: Certificates, 
         for _ in range(70):
             socket.create_connection(("127.0.0.1", receiver.port)).close()
         ours = PacsNode("ours", "127.0.0.1", receiver.port, OUR_AET, **fields)
-        for _ in range(100):
-            try:
+
+        def answers() -> bool:
+            with suppress(AssociationBusy):
                 echo(ours)
-                break
-            except AssociationBusy:
-                time.sleep(0.05)
-        else:
-            pytest.fail("the receiver still waits for those that have gone")
+                return True
+            return False
+
+        assert until(answers, pause=0.05), "the receiver still waits for those that have gone"
 
 
 def test_a_receiver_that_stands_without_tls_is_not_taken_for_one_with(

@@ -39,7 +39,8 @@ from pacsifier_ops.dicom.uids import IMPLEMENTATION_CLASS_UID, is_uid
 from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach
 from pacsifier_ops.dimse.transport import HANDLERS, Server, make_ae
-from tests.dimse.test_receiver import body, make, until
+from tests.dimse.test_receiver import body, make
+from tests.support.processes import PATIENCE, until
 
 
 def entity(aet: str, timeout: float = 20.0) -> Any:
@@ -150,7 +151,7 @@ def test_a_slow_peer_is_not_a_silent_one(archive: tuple[Server, list[Path]], tmp
 
 def test_a_silent_peer_is_given_up(tmp_path: Path) -> None:
     answer = threading.Event()
-    handlers = [(evt.EVT_C_ECHO, lambda event: (answer.wait(20), 0)[1])]
+    handlers = [(evt.EVT_C_ECHO, lambda event: (answer.wait(PATIENCE), 0)[1])]
     server = Server(entity("PACS", 0.3), ("127.0.0.1", 0), handlers)
     server.start()
     association = entity("US", 0.3).associate("127.0.0.1", server.port, evt_handlers=HANDLERS)
@@ -165,7 +166,7 @@ def test_a_silent_peer_is_given_up(tmp_path: Path) -> None:
     # So does one that announces more than anybody may send.
     with socket.create_connection(("127.0.0.1", server.port)) as peer:
         peer.sendall(b"\x01\x00\xff\xff\xff\xff")
-        peer.settimeout(20)
+        peer.settimeout(PATIENCE)
         assert peer.recv(100) == b""
     server.stop()
 

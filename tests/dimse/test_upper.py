@@ -30,9 +30,10 @@ from pacsifier_ops.dimse.session import Session, query
 from pacsifier_ops.dimse.sink import SUCCESS, ReceivedObject, attach
 from pacsifier_ops.dimse.transport import Server, make_ae
 from pacsifier_ops.embedded.pacs import Faults
-from tests.dimse.test_receiver import body, files, make, until
+from tests.dimse.test_receiver import body, files, make
 from tests.support import certificates
 from tests.support.embedded import node_of, series, serving
+from tests.support.processes import until
 
 COMMAND, DATA, LAST = 1, 0, 2
 RELEASE, RELEASED, ABORT = (struct.pack(">BBLL", kind, 0, 4, 0) for kind in (5, 6, 7))

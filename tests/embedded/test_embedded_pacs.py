@@ -26,6 +26,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults, matches
 from pacsifier_ops.embedded.phantoms import demo_cohort, phantom_series, write
 from tests.support.certificates import PASSPHRASE, Certificates, make
 from tests.support.peers import Storescp, Tls, contents
+from tests.support.processes import PATIENCE, started
 
 pytestmark = pytest.mark.archive
 
@@ -745,7 +746,7 @@ def dcmtk(pacs: EmbeddedPacs, tmp_path: Path) -> Callable[..., str]:
 
     def run(tool: str, *options: str) -> str:
         command = [tool, "-v", "-aet", "DCMTK", "-aec", pacs.aet, *options, pacs.host, str(pacs.port)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=30)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -781,7 +782,9 @@ def test_dcmtk_storescu_over_tls(secure_archive: EmbeddedPacs, certificates: Cer
     explicit = [path for path in cohort if split_dataset(path)[0].TransferSyntaxUID == ExplicitVRLittleEndian][:5]
     shown = ["+tls", str(certificates.client.locked_key), str(certificates.client.certificate), "+pw", PASSPHRASE]
     command = ["storescu", "-R", "-aec", "ARCHIVE", *shown, "+cf", str(certificates.ca), secure_archive.host]
-    done = subprocess.run([*command, str(secure_archive.port), *map(str, explicit)], capture_output=True, timeout=30)
+    done = subprocess.run(
+        [*command, str(secure_archive.port), *map(str, explicit)], capture_output=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     assert secure_archive.stored == [uid_of(path) for path in explicit]
 
@@ -807,7 +810,7 @@ def test_move_to_dcmtk_storescp_over_tls(pacs: EmbeddedPacs, certificates: Certi
 def test_foreground_stops_cleanly(cohort: list[Path], number: signal.Signals) -> None:
     folder = str(cohort[0].parent)
     command = [sys.executable, "-m", "pacsifier_ops.embedded", "--port", "0", "--folder", folder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         said = re.fullmatch(r"DEMOPACS listens on 127\.0\.0\.1:(\d+) with (\d+) instances\n", process.stdout.readline())
         assert said is not None
@@ -815,6 +818,6 @@ def test_foreground_stops_cleanly(cohort: list[Path], number: signal.Signals) ->
         assoc = AE("CLIENT").associate("127.0.0.1", int(said[1]), [build_context(VERIFICATION)], "DEMOPACS")
         assert assoc.send_c_echo().Status == 0x0000
         process.send_signal(number)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE) == 0
         assert process.stderr.read() == ""
         assoc.abort()

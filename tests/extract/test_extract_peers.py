@@ -19,6 +19,7 @@ from tests.support.command import Result, check_tree, extract, files, finish, st
 from tests.support.disks import disk
 from tests.support.peers import Orthanc, Peer, free_port
 from tests.support.places import REPO
+from tests.support.processes import until
 from tests.support.truth import Truth
 
 pytestmark = pytest.mark.peers
@@ -201,10 +202,9 @@ def long_table(tmp_path: Path) -> Path:
 
 def when_underway(process: subprocess.Popen[str], out: Path, peer: Peer) -> None:
     """Freeze the archive as soon as the first series is on disk, in the middle of the run."""
-    deadline = time.monotonic() + 60
-    while not files(out):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.002)
+    if not until(lambda: files(out) or process.poll() is not None, pause=0.002):
+        process.kill()
+    assert process.poll() is None, process.communicate()
     peer.send_signal(signal.SIGSTOP)
     assert process.poll() is None, "the run was over before it could be disturbed"
 

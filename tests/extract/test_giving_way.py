@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.turns import BULK, NORMAL, URGENT, Entry, Line, Place, count_turn
 from tests.support import airflow_home
 from tests.support.embedded import node_of, planned_run, series, serving
+from tests.support.processes import eventually
 
 pytestmark = pytest.mark.archive
 
@@ -38,13 +38,6 @@ def pacs(tmp_path: Path) -> Iterator[EmbeddedPacs]:
 @pytest.fixture
 def in_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACSIFIER_TASKS", "1")
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

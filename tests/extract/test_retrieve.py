@@ -61,6 +61,7 @@ from tests.support.disks import disk
 from tests.support.embedded import as_new, extract, node_of, planned_run, series, serving
 from tests.support.peers import free_port
 from tests.support.places import REPO
+from tests.support.processes import until
 from tests.support.work import CountedText, looks_at_text
 
 pytestmark = pytest.mark.archive
@@ -492,9 +493,7 @@ def test_a_kill_at_any_moment_is_healed_by_the_next_run(archive: Archive, tmp_pa
             run, _ = planned_run(node, [{"PatientID": "LONG"}], tmp_path / "out", info=True)
             sent = len(pacs.sent)
             with process(run, node) as child:
-                until = time.monotonic() + 60
-                while len(pacs.sent) < sent + 3 and child.poll() is None and time.monotonic() < until:
-                    time.sleep(0.01)
+                until(lambda: len(pacs.sent) >= sent + 3 or child.poll() is not None)  # noqa: B023 (it ends here)
                 time.sleep(chance.uniform(0.0, 0.3))
                 child.send_signal(signal.SIGKILL)
                 child.wait()

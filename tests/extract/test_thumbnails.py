@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pacsifier_ops.extract import thumbnails
 from pacsifier_ops.extract.thumbnails import make_thumbnails, thumbnail, thumbnails_of
 from pacsifier_ops.runs.accounts import SAVE, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
+from tests.support.processes import command_of, eventually, runs
 
 
 def picture(folder: Path) -> np.ndarray:
@@ -146,19 +147,21 @@ def test_a_decoder_that_crashes_costs_one_thumbnail_and_there_is_a_time_limit(
 
 def decoders() -> list[psutil.Process]:
     """Return the processes of the decoders, without child processes of other tests."""
-    living = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
-    return [child for child in living if "pacsifier_ops.extract.thumbnails" in child.cmdline()]
+    children = psutil.Process().children()
+    return [one for one in children if runs(one) and "pacsifier_ops.extract.thumbnails" in command_of(one)]
 
 
 def kill_the_child(stuck: Path) -> bool:
     """Kill the process of the decoders once it has begun to read the pipe; this has the effect of a crash."""
-    while True:
-        try:
-            writer = os.open(stuck, os.O_WRONLY | os.O_NONBLOCK)  # refused while no process reads
-            break
-        except OSError:
-            time.sleep(0.02)
+    opened: list[int] = []
+
+    def reads() -> bool:
+        with suppress(OSError):  # refused while no process reads
+            opened.append(os.open(stuck, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(opened)
+
+    eventually(reads)
     (child,) = decoders()
     child.kill()
-    os.close(writer)
+    os.close(opened[0])
     return True

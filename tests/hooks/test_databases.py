@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -22,6 +21,7 @@ from pacsifier_ops.query.reading import Reading
 from pacsifier_ops.query.table import read_query_table
 from pacsifier_ops.runs.folder import Run
 from tests.support import airflow_home
+from tests.support.processes import started, until
 
 pytestmark = pytest.mark.airflow
 
@@ -32,9 +32,8 @@ def server() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="pacsifier-") as folder:
         made, *_ = postgres.of_home(Path(folder))
         assert made
-        with psutil.Popen(made.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while not made.is_ready():
-                assert process.poll() is None
+        with started(made.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            assert until(lambda: made.is_ready() or process.poll() is not None, pause=0.05) and made.is_ready()
             with connected(made) as connection:
                 connection.execute(
                     "create table operations as select * from (values"
@@ -44,7 +43,6 @@ def server() -> Iterator[Postgres]:
                     " as t(mrn, case_no, day, moment, weight, account)"
                 )
             yield made
-            process.terminate()
 
 
 def connected(server: Postgres, **more: Any) -> psycopg.Connection[Any]:

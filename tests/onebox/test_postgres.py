@@ -19,6 +19,7 @@ import pytest
 from pacsifier_ops.onebox import postgres
 from pacsifier_ops.onebox.postgres import Postgres
 from pacsifier_ops.onebox.up import _kill
+from tests.support.processes import PATIENCE, until
 
 
 @pytest.fixture(params=["system", "wheel"])
@@ -44,12 +45,11 @@ def running(server: Postgres) -> Iterator[psutil.Popen]:
     """Start the server; stop it as `make up` does, unless it was killed meanwhile."""
     with psutil.Popen(server.command()) as process:
         try:
-            while not server.is_ready():
-                assert process.poll() is None
+            assert until(lambda: server.is_ready() or process.poll() is not None, pause=0.05) and server.is_ready()
             yield process
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-                assert process.wait() == 0
+                assert process.wait(PATIENCE) == 0
         finally:
             # After a failure it still runs, and leaving the block would wait for it forever.
             _kill(process)

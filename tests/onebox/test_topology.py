@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
 import pytest
 
 from pacsifier_ops.base.files import read_json, read_jsonl
@@ -21,7 +20,8 @@ from tests.conftest import missing_programs
 from tests.support import airflow_home
 from tests.support.airflow_home import DAG_ID, KUNIGUNDE, THEOBALD, ZEBEDAEUS
 from tests.support.command import check_tree, files
-from tests.support.topology import ASSOCIATIONS, STORES, WORKERS, Topology, kill, runs
+from tests.support.processes import eventually, living
+from tests.support.topology import ASSOCIATIONS, STORES, WORKERS, Topology, kill
 from tests.support.truth import Truth
 
 pytestmark = [pytest.mark.peers, pytest.mark.stores, pytest.mark.airflow, pytest.mark.slow]
@@ -75,7 +75,7 @@ def check_nothing_is_left(topology: Topology, truth: Truth, folder: Path) -> Non
         read_json(path)["owner"]["pid"] for path in slots
     ]  # the slot of a killed process stays until another needs it
     # The receiver holds two: its address, and the place where it keeps what it receives.
-    holders = {process for process in map(psutil.Process, filter(psutil.pid_exists, owners)) if runs(process)}
+    holders = set(living(owners))
     assert holders == {topology.part("cli.receiver")[0]}
     words = airflow_home.identifiers(instance.path for instance in truth.instances)
     assert airflow_home.traces(topology.home / "state" / "runs", words)  # the search does find them in the state root
@@ -140,10 +140,14 @@ def test_a_worker_killed_in_the_middle_of_a_retrieval(topology: Topology, truth:
     out, spool = topology.home / "data" / "killed", topology.home / "data" / ".spool"
     with few_associations(topology.pacs.port):
         run = topology.trigger(table(BUSY), out_directory="killed")
-        series = ""
-        while not series:
-            time.sleep(0.002)
-            series = next((s for s in truth.series({"PatientID": BUSY}) if 5 < arrived(spool, s) < IMAGES // 2), "")
+        begun: list[str] = []
+
+        def begins() -> list[str]:
+            begun[:] = [s for s in truth.series({"PatientID": BUSY}) if 5 < arrived(spool, s) < IMAGES // 2]
+            return begun
+
+        eventually(begins, pause=0.002)
+        series = begun[0]
         topology.pacs.send_signal(signal.SIGSTOP)
         try:
             topology.wait_for(lambda: associations(topology.pacs.port) == ASSOCIATIONS)

@@ -36,6 +36,7 @@ from tests.support.airflow_home import Airflow
 from tests.support.certificates import Certificates, make
 from tests.support.peers import free_port
 from tests.support.places import REPO
+from tests.support.processes import started
 
 TOKEN = "s3cret-t0ken-of-the-hospital"
 PATH = "/gpcr-qwzx/pseudonyms"
@@ -546,13 +547,10 @@ def test_the_hook_gives_the_service(
 
 def test_the_demonstration_makes_its_own_authority(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pacsifier_ops.embedded.deid_server", "--port", "0", "--folder", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-        try:
-            assert running.stdout and "listens on https://127.0.0.1:" in running.stdout.readline()
-            assert {path.stat().st_mode & 0o077 for path in (tmp_path / "config.json", tmp_path / "server.key")} == {0}
-            config = read_deid_config(tmp_path / "config.json")
-            made = DeidService(config.url, config.token, ca=str(tmp_path / "ca.pem"))
-            assert made.ask("study7", ["1"]) == {"1": Person(pseudonym("study7", "1"), shift("study7", "1"))}
-        finally:
-            running.terminate()
+    with started(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout and "listens on https://127.0.0.1:" in running.stdout.readline()
+        assert {path.stat().st_mode & 0o077 for path in (tmp_path / "config.json", tmp_path / "server.key")} == {0}
+        config = read_deid_config(tmp_path / "config.json")
+        made = DeidService(config.url, config.token, ca=str(tmp_path / "ca.pem"))
+        assert made.ask("study7", ["1"]) == {"1": Person(pseudonym("study7", "1"), shift("study7", "1"))}
     assert running.returncode == 0

@@ -17,6 +17,7 @@ import pytest
 
 from pacsifier_ops.base.errors import LeaseLost, StorageError
 from pacsifier_ops.state.leases import Lease, LeaseBusy, Leases, Pacer
+from tests.support.processes import PATIENCE, eventually
 
 NAME = "pacs.example:104:ARCHIVE / 1.2.3 \udcff\n"
 FORK = multiprocessing.get_context("fork")
@@ -35,13 +36,6 @@ def foreign(leases: Leases, number: int = 0, ttl: float = 60.0, age: float = 0.0
     path.write_text(json.dumps({"token": "foreign", "ttl": ttl, "owner": owner, "meta": {"at": "elsewhere"}}))
     os.utime(path, (time.time() - age,) * 2)
     return path
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def note(log: Path, line: str) -> None:
@@ -181,7 +175,7 @@ def test_a_stopped_holder_notices_its_loss(tmp_path: Path, start: Callable[..., 
     root, ready, lost = tmp_path / "leases", tmp_path / "ready", tmp_path / "lost"
 
     def victim() -> None:
-        with Leases(root, ttl=0.3).acquire(NAME) as lease:
+        with Leases(root, ttl=1.5).acquire(NAME) as lease:
             lease.check()
             ready.touch()
             while not lost.exists():
@@ -194,7 +188,7 @@ def test_a_stopped_holder_notices_its_loss(tmp_path: Path, start: Callable[..., 
     process = start(victim)
     eventually(ready.exists)
     os.kill(process.pid, signal.SIGSTOP)
-    with Leases(root).acquire(NAME, wait=10) as lease:
+    with Leases(root).acquire(NAME, wait=PATIENCE) as lease:
         os.kill(process.pid, signal.SIGCONT)
         eventually(lost.exists)
         process.join()
@@ -217,12 +211,12 @@ def test_a_forked_child_leaves_the_leases_of_its_parent(tmp_path: Path) -> None:
     if pid_of_parent == 0:
         inner = leases.acquire("parent's")
         if os.fork() == 0:
-            time.sleep(5)
+            time.sleep(12)
             os._exit(0)
         inner.check()
         os._exit(0)
     os.waitpid(pid_of_parent, 0)
-    leases.acquire("parent's", wait=5).release()
+    leases.acquire("parent's", wait=10).release()
     lease.check()
     lease.release()
 

@@ -26,8 +26,9 @@ from pacsifier_ops.extract.receiving import announce, series_lease
 from pacsifier_ops.state import leases as module
 from pacsifier_ops.state.leases import LeaseBusy, Leases
 from pacsifier_ops.state.turns import Place
-from tests.state.test_leases import eventually, most_at_once, note
+from tests.state.test_leases import most_at_once, note
 from tests.support.places import REPO
+from tests.support.processes import eventually
 
 PACS = "association pacs.example:104:ARCHIVE"
 SERIES = series_lease("1.2.3 1.2.3.4")

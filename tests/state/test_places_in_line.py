@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 
 from pacsifier_ops.state.leases import LeaseBusy, Leases
 from pacsifier_ops.state.turns import BULK, NORMAL, PATIENCE, URGENT, Entry, Line, Place, Rate, count_turn, place_of
+from tests.support.processes import eventually
 
 NAME = "pacs:pacs.example:104:ARCHIVE"
 
@@ -37,13 +37,6 @@ def test_who_was_killed_on_another_machine_before_the_clock_was_set_back_keeps_n
 
 def waits(leases: Leases) -> list[Path]:
     return sorted(path for path in leases._folder(NAME).glob("wait-*") if path.stat().st_size)
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def take(root: Path, place: Place, name: str, log: Path) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,15 +143,40 @@ def traces(home: Path, words: Iterable[str]) -> list[str]:
         for encoding in ("utf-8", "utf-16-le")
     } | {word.lower().encode("latin-1", "ignore") for word in words}
     wanted = re.compile(b"|".join(re.escape(spelling) for spelling in sorted(spellings)))
+    holds_one = _search(spellings)
     found = []
     for name, content in _holdings(home):
         for text in (name.lower().encode(), content.lower()):
-            if not any(word in text for word in spellings):
+            if not holds_one(text):
                 continue
             for match in wanted.finditer(text):
                 around = text[max(0, match.start() - 120) : match.end() + 60]
                 found.append(f"{name}: {around!r}")
     return found
+
+
+def _search(words: Collection[bytes]) -> Callable[[bytes], bool]:
+    """Return what says whether one of the words is in a text, which it passes once, however many the words are."""
+    import numpy as np
+
+    places = (0, 2, 4)
+    long = tuple(word for word in words if len(word) > places[-1] + 1)
+    short = [word for word in words if word not in long]
+    begins = {place: np.zeros(1 << 16, bool) for place in places}  # two bytes of a word at this place
+    for word in long:
+        for place in places:
+            begins[place][word[place] << 8 | word[place + 1]] = True
+
+    def holds_one(text: bytes) -> bool:
+        values = np.frombuffer(text, np.uint8).astype(np.uint16)
+        pairs = values[:-1] << 8 | values[1:]
+        at = np.flatnonzero(begins[0][pairs])
+        for place in places[1:]:
+            at = at[at + place < len(pairs)]
+            at = at[begins[place][pairs[at + place]]]
+        return any(text.startswith(long, start) for start in at.tolist()) or any(word in text for word in short)
+
+    return holds_one
 
 
 def _holdings(home: Path) -> Iterator[tuple[str, bytes]]:
@@ -471,7 +496,7 @@ class Up:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
         try:
-            with self._opener.open(request, timeout=30) as answer:
+            with self._opener.open(request, timeout=120) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             error.add_note(error.read().decode(errors="replace"))

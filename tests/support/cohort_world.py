@@ -1,4 +1,4 @@
-"""A hospital of 2,000 patients in a real archive, with all that is odd in real ones, and requests drawn over it.
+"""A hospital of 1,000 patients in a real archive, with all that is odd in real ones, and requests drawn over it.
 
 Everything comes from a seed. The listing, one line per series with what the archive holds, is what the answer key
 (`tests.support.cohort_oracle`) decides on.
@@ -38,7 +38,7 @@ function IncomingFindRequestFilter(source, origin)
   return source
 end
 """
-PATIENTS = 2000
+PATIENTS = 1000
 
 BLANK = ("", None)
 #: Days between a patient's event and a study: ties, both ends of common windows, and days beside them.

@@ -83,7 +83,7 @@ class Result:
         return self
 
 
-def finish(process: subprocess.Popen[str], out: Path, seconds: float = 60.0) -> Result:
+def finish(process: subprocess.Popen[str], out: Path, seconds: float = 300.0) -> Result:
     """Wait for the command line to end."""
     try:
         said = process.communicate(timeout=seconds)

@@ -28,6 +28,7 @@ from pacsifier_ops.onebox import up as local
 from pacsifier_ops.onebox.up import HOST, Parts
 from tests.support.airflow_home import Up, binary_values
 from tests.support.peers import OUR_AET, Orthanc, Peer, free_port
+from tests.support.processes import command_of, runs
 
 WORKERS = ("worker-1", "worker-2")
 #: Tasks that one worker runs at once, and associations that the PACS grants: fewer than the workers' together.
@@ -196,7 +197,7 @@ class Topology(Up):
     def part(self, name: str) -> list[psutil.Process]:
         """The process of a part, which has this name in its command line, and all that come from it."""
         parts = filter(runs, psutil.Process(self._process.pid).children())
-        (part,) = (part for part in parts if name in " ".join(part.cmdline()))
+        (part,) = (part for part in parts if name in command_of(part))
         return [part, *part.children(recursive=True)]
 
     def holdings(self, folder: Path) -> Path:
@@ -223,11 +224,6 @@ def _running(kind: type[_AnyStore]) -> Iterator[_AnyStore]:
             yield store
         finally:
             store.stop()
-
-
-def runs(process: psutil.Process) -> bool:
-    """Whether a process is there, and not only as one that has ended and waits for its parent to see it."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def kill(processes: list[psutil.Process]) -> None:

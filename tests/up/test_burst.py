@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import psutil
 import pytest
 
 from pacsifier_ops.onebox import up as local
 from tests.support.airflow_home import DAG_ID, Up
+from tests.support.processes import command_of
 from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
@@ -17,12 +17,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.slow]
 
 def parts(up: Up, words: str) -> list[psutil.Process]:
     """Return the components of `make up` that have these words in their command line."""
-    found = []
-    for child in psutil.Process(up._process.pid).children():
-        with suppress(psutil.NoSuchProcess):  # it has ended
-            if words in " ".join(child.cmdline()):
-                found.append(child)
-    return found
+    return [child for child in psutil.Process(up._process.pid).children() if words in command_of(child)]
 
 
 def kill(up: Up, words: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
 import pytest
 from pydicom import dcmread
 
@@ -17,6 +15,7 @@ from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from tests.support import airflow_home
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
 from tests.support.command import Result
+from tests.support.processes import command_of
 from tests.support.shared import SharedAirflow
 
 pytestmark = [pytest.mark.airflow, pytest.mark.slow]
@@ -135,11 +134,7 @@ def test_tasks_wait_in_the_pool_of_their_connection(record: Record) -> None:
 def test_tasks_talk_to_a_server_of_their_own(shared: SharedAirflow) -> None:
     # In one process, the log of a user's request waits for the database on the event loop, and a task's request that
     # holds the database waits for the loop: one of two triggers in a busy hour was answered with 500.
-    servers = set()
-    for part in shared.up.family():
-        with contextlib.suppress(psutil.Error):  # the scheduler's come and go
-            if "api_server" in " ".join(part.cmdline()):
-                servers.add(part.pid)
+    servers = {part.pid for part in shared.up.family() if "api_server" in command_of(part)}
     assert len(servers) == 2
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from pacsifier_ops.state.leases import shared
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, series
+from tests.support.processes import PATIENCE, eventually
 
 pytestmark = pytest.mark.archive
 
@@ -490,9 +490,8 @@ def test_a_worker_that_waits_for_a_series_holds_no_slot(pacs: EmbeddedPacs, fold
     thread = threading.Thread(target=_send, args=(run, node, units))
     with shared().acquire(delivery_lease(node.key, second)):
         thread.start()
-        while not pacs.stored:
-            time.sleep(0.01)
-        with shared().acquire(f"pacs:{node.key}", limit=1, wait=5):
+        eventually(lambda: pacs.stored)
+        with shared().acquire(f"pacs:{node.key}", limit=1, wait=PATIENCE):
             pass
         assert len(pacs.stored) == 1
     thread.join()
@@ -520,8 +519,7 @@ def test_killed_in_the_middle_and_run_again(pacs: EmbeddedPacs, folder: Path) ->
     run, units = prepared(node_of(pacs), folder)
     process = multiprocessing.get_context("spawn").Process(target=_send, args=(run, node_of(pacs), units))
     process.start()
-    while len(pacs.stored) < 25:
-        time.sleep(0.005)
+    eventually(lambda: len(pacs.stored) >= 25, pause=0.005)
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     pacs.faults.delay = 0
