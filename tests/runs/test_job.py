@@ -14,7 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
-from pacsifier_ops.base.errors import Cancelled, InputError
+from pacsifier_ops.base.errors import Cancelled, ConfigError, InputError
 from pacsifier_ops.convert import steps as conversion
 from pacsifier_ops.convert.request import ConvertRequest
 from pacsifier_ops.deid import steps as deid
@@ -25,7 +25,7 @@ from pacsifier_ops.handover import dicomdir, dumps, karnak, reports
 from pacsifier_ops.runs import approvals
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.approvals import CANCELLED
-from pacsifier_ops.runs.folder import Run, never
+from pacsifier_ops.runs.folder import Run, in_units, never
 from pacsifier_ops.runs.job import Question, Worker, summary_of
 from pacsifier_ops.runs.progress import progress_of
 from pacsifier_ops.study.cohort import search_of
@@ -238,3 +238,13 @@ def test_each_result_is_written_once(job: Job, monkeypatch: pytest.MonkeyPatch) 
     job.work(lambda: False)
     lines = job.run.part("results", 0).read_text().splitlines()
     assert sum(count for kind, count in written if kind == "results") == len(lines) >= 4
+
+
+def test_a_setting_says_into_how_many_units_a_step_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(in_units(7)) == 7 and len(in_units(7000)) == 500
+    monkeypatch.setenv("PACSIFIER_TASKS", "2")
+    assert in_units(7) == [range(4), range(4, 7)] and in_units(1) == [range(1)] and in_units(0) == []
+    assert in_units(7, most=1) == [range(7)]
+    monkeypatch.setenv("PACSIFIER_TASKS", "0")
+    with pytest.raises(ConfigError, match="tasks is not a whole number above 0"):
+        in_units(7)
