@@ -119,7 +119,8 @@ def approve(
     """
     with Standing(root, "approved") as standing:
         path = state_folder(root.resolve()) / APPROVED
-        stamp = stamp_of(digest_of_files, keep_former, str(lying_in or ""), file_stamp(path, settled_before(root)))
+        given = [keep_former, str(lying_in or "")]
+        stamp = stamp_of(digest_of_files, given, file_stamp(path, settled_before(root)))
         if standing.get(APPROVED, stamp) is None:
             made = b"".join(ascii_json(line).encode() + b"\n" for line in _made(root, files, keep_former, lying_in))
             if path.exists() and digest(path) == hashlib.sha256(made).hexdigest():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pacsifier_ops.runs.folder import Run, never
 from pacsifier_ops.state import facts, ledger
 from pacsifier_ops.state.approved import Approved, approve, approved_of
 from pacsifier_ops.state.facts import forget_facts
-from pacsifier_ops.state.tree import CONTROL, Tree
+from pacsifier_ops.state.tree import CONTROL, Tree, state_folder
 from pacsifier_ops.study import gate as gates
 from pacsifier_ops.study import listing, release, searched
 from pacsifier_ops.study.gate import Gate, GateFindings
@@ -448,3 +448,29 @@ def test_what_was_not_made_here_blocks_each_night(root: Path) -> None:
     approve(root, of_made[1:], keep_former=False)
     for _ in range(2):
         assert foreign() == [of_made[0]["path"]]
+
+
+def test_the_approved_list_is_not_made_again_of_the_same_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    path = state_folder(root.resolve()) / "approved.jsonl"
+
+    def lines(*names: str) -> Iterator[dict[str, str]]:
+        reads.append(1)
+        for name in names:
+            yield {"path": name, "sha256": "0" * 64}
+
+    def again(of: str, *names: str) -> tuple[int, bytes]:
+        time.sleep(0.02)
+        reads.clear()
+        approve(root, lines(*names), digest_of_files=of)
+        return len(reads), path.read_bytes()
+
+    first = again("d1", "a", "b")
+    assert again("d1", "a", "b") == first and first[0] == 1  # it is compared
+    assert again("d1", "a", "b") == (0, first[1])
+    other = again("d2", "a")
+    assert other[0] == 1 and other[1] != first[1] and b'"b","sha256":""' in other[1]
+    for _ in range(2):
+        again("d2", "a")
+    path.write_bytes(first[1])
+    assert again("d2", "a") == other

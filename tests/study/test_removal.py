@@ -181,8 +181,8 @@ def test_a_list_that_stands_is_the_one_that_is_made_anew(
         aside.append(going()[2])
         aside[0].rename(tmp_path / "aside")
 
-    def cut(path: Path) -> None:
-        path.write_bytes(path.read_bytes()[:10])
+    def forget(path: Path) -> None:
+        path.write_bytes(b"")
 
     aside: list[Path] = []
     changes: list[Callable[[], object]] = [
@@ -194,7 +194,7 @@ def test_a_list_that_stands_is_the_one_that_is_made_anew(
         lambda: alter(going()[3]),
         quarantine,
         lambda: going()[1].rename(tmp_path / "elsewhere"),
-        lambda: [*map(cut, settings.state_root().glob("delivered/*/*/*.jsonl"))],
+        lambda: [*map(forget, settings.state_root().glob("delivered/*/*/*.jsonl"))],
         lambda: places.released.rename(tmp_path / "gone"),
         lambda: run.part("output").write_bytes(b""),
         lambda: shutil.rmtree(tree.state / "ledger"),
