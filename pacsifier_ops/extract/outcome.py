@@ -72,7 +72,7 @@ def identities(run: Run, table: Table) -> Iterator[Identity]:
 
 
 def series(run: Run) -> Iterator[tuple[Planned, SeriesAccount]]:
-    """Yield the series of a run with their accounts, in order."""
+    """Yield the series of a run with their accounts; those that stood come last."""
     return Fetching.outcomes(run)
 
 

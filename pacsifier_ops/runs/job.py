@@ -395,7 +395,7 @@ class Worker(Generic[Item, Result]):
 
     @classmethod
     def outcomes(cls, run: Run) -> Iterator[tuple[Item, Result]]:
-        """Yield every item of a run with its result, in order; see `account` for items without one."""
+        """Yield every item of a run with its result, by unit: those that stood come last. See `account` for others."""
         for part in run.parts("units"):
             results = cls._results(run, int(part.stem))
             for item in cls.items(run, int(part.stem)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from pacsifier_ops.base.errors import PacsifierError
@@ -71,13 +72,15 @@ def close(run: Run) -> StudyAccount:
     if tagging.verdict == INCOMPLETE and all_but_unknown(stage_run(run, stages.KARNAK)):
         tagging.verdict = COMPLETE  # the accounts of the instances say that they are in quarantine
     _describe_rules(account, run, study)
+    asking = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
     with Chain(run, study, account) as chain:
-        asking = next((stage for stage in (stages.EXTRACT, stages.MOVE) if given[stage]), "")
         if given[stages.EXTRACT] or (asking and not account.deidentifies):
-            account.series, account.queried = list(from_archive(run, asking, chain)), True
-            account.rows = _rows(run, asking, account.series)
+            found, account.queried = from_archive(run, asking, chain), True
         else:
-            account.series = list(from_folder(run, chain) if account.deidentifies else from_gateway(run))
+            found = from_folder(run, chain) if account.deidentifies else from_gateway(run)
+        account.series = sorted(found, key=attrgetter("number"))  # those that stood come last
+    if account.queried:
+        account.rows = _rows(run, asking, account.series)
     if asking:
         _add_flow(account, Run(stage_folder(run, asking)))
     objects = sum(1 for _ in released_objects(run)) if account.released and account.deidentifies else 0

@@ -281,7 +281,7 @@ def _part(store: Store, source: SourceSeries, standing: Standing) -> _Part:
 
 def _series_of_lines(part: Run, store: Store, root: Path) -> dict[int, list[_Series]]:
     """Return the series of each line of the query table, in their order."""
-    planned = list(extracted.series(part))
+    planned = sorted(extracted.series(part), key=lambda pair: pair[0].number)  # those that stood come last
     wanted = {item.series for item, _ in planned}
     parts: dict[SeriesId, list[_Part]] = {}
     with Standing(root, "linked") as standing:

@@ -11,7 +11,7 @@ from pacsifier_ops.upload.steps import Sending
 
 
 def series(run: Run) -> Iterator[tuple[Outgoing, SeriesAccount]]:
-    """Yield the series of a run with their accounts, in order."""
+    """Yield the series of a run with their accounts; those that stood come last."""
     return Sending.outcomes(run)
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -297,7 +298,7 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
         action=UPLOAD,
         started=request.started,
         finished=now(),
-        series=[account for _, account in Sending.outcomes(run)],
+        series=sorted((account for _, account in Sending.outcomes(run)), key=attrgetter("number")),
         destination=request.pacs,
         folder=str(request.folder),
         passed_over=found["passed_over"],

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from csv import reader
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,20 @@ def test_a_file_set_has_no_file_that_was_changed(
         one.with_name("x").rename(other)
     there = len(file_set(first)) - 1
     assert there == {"same time": 4, "restored": 5, "swapped": 3}[where]
+
+
+def test_the_order_of_series_does_not_tell_which_are_new(
+    pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        night(pacs, research, root)
+    pacs.add(write(series("ZQX-2", series_number=7), tmp_path / "new"))
+    pacs.add(write(series("ZQX-2", series_number=8), tmp_path / "newer"))
+    run = night(pacs, research, root)
+    accounts = [read_json(one.folder / "accounts.json") for one in (run.run, stage_run(run.run, UPLOAD))]
+    assert [[one["number"] for one in account["series"]] for account in accounts] == [[1, 2, 3, 4]] * 2
+    lines = list(reader(Path(accounts[0]["linker"], "linker.csv").read_text(encoding="utf-8").splitlines()))
+    facts.forget_facts(run.folder("identified"))
+    steps.check(night(pacs, research, root, verify="all").run)
+    again = list(reader(Path(accounts[0]["linker"], "linker.csv").read_text(encoding="utf-8").splitlines()))
+    assert again == lines
