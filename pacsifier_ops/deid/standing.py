@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.deid.run import Counts, DeidRequest, SourceSeries, Store
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.standing import Found, StandingItems, keep_standing
 from pacsifier_ops.state.facts import identity_at
-from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_folder, stamps_of
+from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_folder, stamps_if_readable
 
 #: Name of the results in the output tree.
 _NAME = "converted"
@@ -34,12 +33,11 @@ def standing_parts(
         sources: the parts of this run.
 
     Raises:
-        StorageError: output folder or state root cannot be read or written.
+        StorageError: the state root cannot be read or written.
     """
     if request.in_place:
         return set()
-    with storage_errors("out_folder"):
-        stamps = stamps_of(request.out_folder)
+    stamps = stamps_if_readable(request.out_folder)
     standing = set()
     with StandingItems(run, request.out_folder, _NAME) as items:
         for source in sources:

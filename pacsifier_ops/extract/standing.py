@@ -15,7 +15,6 @@ from functools import partial
 from typing import NamedTuple
 
 from pacsifier_ops.base.config import ArchiveNode
-from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.extract import outcome
 from pacsifier_ops.extract.run import Request, new_id_path
@@ -24,7 +23,7 @@ from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.standing import Found, StandingItems, keep_standing
 from pacsifier_ops.state.ledger import ledger_seen
 from pacsifier_ops.state.listings import KeptListing
-from pacsifier_ops.state.standing import stamp_of, stamp_of_folder, stamps_of
+from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_folder, stamps_if_readable
 from pacsifier_ops.state.tree import Tree
 
 #: Name of the results in the output tree.
@@ -65,18 +64,17 @@ def standing_series(
         cohort: the series that have a folder in the tree.
 
     Raises:
-        StorageError: output folder or state root cannot be read or written.
+        StorageError: the state root cannot be read or written.
     """
     if request.retrieve != SAVE or request.lists_all():
         return {}
     archives = {node.name: (node.key, node.source.key) for node in nodes}
-    with storage_errors("the output folder"):
-        stamps = stamps_of(tree.root)
+    stamps = stamps_if_readable(tree.root)
     found = {}
     with StandingItems(run, tree.root, _NAME) as items:
         for series, folder, pacs, *rest in cohort:
             given = stamp_of(archives[pacs], request.info, request.refetch, folder, "-", *map(repr, rest))
-            own = stamps.get(folder, _NO_FOLDER)
+            own = stamps.get(folder, _NO_FOLDER if stamps else UNKNOWN)
             if value := items.of(str(series), given, _seen(tree, series, own, folder, rest[1])):
                 found[series] = value[0], value[1]
     return found

@@ -61,6 +61,13 @@ def stamps_of(root: Path, folder: str = "") -> dict[str, str]:
     return {name: _stamp(entries, settled) for name, entries in _folders(root, folder)}
 
 
+def stamps_if_readable(root: Path) -> dict[str, str]:
+    """Return the stamps of all folders of a tree; none if one of them cannot be read, so that nothing stands."""
+    with suppress(OSError):
+        return stamps_of(root)
+    return {}
+
+
 def stamp_of_folder(folder: Path, root: Path) -> str:
     """Return the stamp of one folder of a tree, see `stamps_of`; UNKNOWN if it is not there."""
     for _, entries in _folders(folder) if folder.is_dir() else ():

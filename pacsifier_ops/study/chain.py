@@ -24,7 +24,7 @@ from pacsifier_ops.runs.index import Index
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
 from pacsifier_ops.state.approved import lies_in
 from pacsifier_ops.state.ledger import SeriesLedger, ledger_seen
-from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamps_of
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamps_if_readable
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
@@ -202,10 +202,7 @@ class Chain:
             part = _Part(source.number, source.key, source.target, intern(source.pseudonym))
             self._parts.setdefault(source.series, []).append(part)
         self._standing = Standing(made, "followed")
-        self._stamps = {}
-        for root in (self._identified, self._released):
-            with suppress(OSError):  # whatever is not there, or cannot be read, is not known
-                self._stamps[root] = stamps_of(root)
+        self._stamps = {root: stamps_if_readable(root) for root in (self._identified, self._released)}
         self._reasons = deidentified.reasons(Run(stage_folder(run, stages.ANONYMIZE)))
         self.unfit = deidentified.unfit(self._store, MISSING) if self._store else {}
         self._with_unfit = {path.rpartition("/")[0] for path in self.unfit}

@@ -44,7 +44,7 @@ from pacsifier_ops.state.deliveries import Deliveries, deliveries_seen
 from pacsifier_ops.state.facts import Facts, forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest, ledger_seen
-from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_of
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_if_readable
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_of, parts_of
 from pacsifier_ops.study.release import released_of, with_originals
@@ -344,7 +344,7 @@ class _Known:
     def __init__(self, tree: Tree, delivered: _Delivered, standing: Standing, since: float) -> None:
         self._tree, self._delivered, self._standing, self._since = tree, delivered, standing, since
         roots = {tree.root, delivered.places.deidentified, delivered.places.released}
-        self._stamps = {root: stamps_of(root) for root in roots if root.is_dir()}
+        self._stamps = {root: stamps_if_readable(root) for root in roots}
 
     def stamp(self, key: SeriesId, folder: str, now: bool = False) -> str:
         """Return the stamp of what a line depends on, but the records of confirmations.

@@ -20,7 +20,7 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.extract import steps
 from pacsifier_ops.extract.retrieve import Transfer
 from pacsifier_ops.runs.accounts import RunAccount
-from pacsifier_ops.state import facts, listings
+from pacsifier_ops.state import facts, listings, standing
 from pacsifier_ops.state.facts import facts_folder, forget_facts
 from pacsifier_ops.state.tree import state_folder
 from tests.support.embedded import extract, node_of, planned_run, series
@@ -223,7 +223,7 @@ def test_numbers_of_a_run_that_waited_for_days_are_not_believed(
 
 
 @pytest.fixture
-def settled(archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stand(archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two series stand."""
     monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
     for _ in range(2):
@@ -264,7 +264,7 @@ CHANGES: dict[str, tuple[int, Callable[[Archive, Path], object]]] = {
 }
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stand")
 @pytest.mark.parametrize(("units", "change"), CHANGES.values(), ids=list(CHANGES))
 def test_what_has_changed_is_looked_at_again(
     archive: Archive, out: Path, units: int, change: Callable[[Archive, Path], object]
@@ -280,7 +280,7 @@ def test_what_has_changed_is_looked_at_again(
     assert {path.name for path in out.rglob("*.dcm")} == {f"{image.SOPInstanceUID}.dcm" for image in archive.images}
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stand")
 @pytest.mark.parametrize(
     "request_", [{"verify": "all"}, {"refetch": True}, {"info": False}, {"accept_patient_id_of": "archive"}], ids=str
 )
@@ -290,7 +290,7 @@ def test_another_request_takes_nothing_for_granted(archive: Archive, out: Path, 
     assert len(units) == (0 if "accept_patient_id_of" in request_ else 2)  # of that, nothing depends without images
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.usefixtures("stand")
 def test_a_row_with_another_pseudonym_is_looked_at(archive: Archive, out: Path) -> None:
     _, units = planned_run(archive.node, [{**ROW, "new_ids": "P8"}], out, verify="changed", info=True)
     assert len(units) == 2
@@ -310,3 +310,14 @@ def test_what_was_fetched_in_the_same_run_or_not_reported_does_not_stand(
     same_size_and_time(one)  # between the work and the report
     steps.report(run)
     assert len(planned_run(archive.node, [ROW], out, verify="changed")[1]) == 1
+
+
+@pytest.mark.usefixtures("stand")
+def test_nothing_stands_in_a_tree_that_cannot_be_read_as_a_whole(
+    archive: Archive, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(root: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(standing, "stamps_of", refused)
+    assert len(planned_run(archive.node, [ROW], out, verify="changed", info=True)[1]) == 2
