@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,17 @@ def _turn(item: pytest.Item) -> int:
         return 0
     marks = ("slow", "airflow", "peers", "archive")
     return next((turn for turn, mark in enumerate(marks, 1) if item.get_closest_marker(mark)), len(marks) + 1)
+
+
+def pytest_configure() -> None:
+    """Have the garbage collector rest while thousands of tests are collected, of which nothing is garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Have it pass over what there is by now, whenever it looks for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

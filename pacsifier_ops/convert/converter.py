@@ -100,7 +100,10 @@ class Said:
     def of(cls, text: str, code: int) -> Said:
         """Return what a text says."""
         found = max((int(n) for n in _FOUND.findall(text)), default=0)
-        kinds = Counter(kind for line in text.splitlines() if (kind := kind_of(line)))
+        kinds: Counter[str] = Counter()
+        for line, times in Counter(text.splitlines()).items():  # many a remark is made for every image
+            if kind := kind_of(line):
+                kinds[kind] += times
         if code:
             kinds[f"exit code {code}"] = 1
         return cls(found, sum(int(n) for n in _USED.findall(text)), code, dict(kinds), text)

@@ -189,8 +189,8 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One object of every kind."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("needs dciodvfy: install the package dicom3tools")
-    sources = deid_corpus.build(tmp_path_factory.mktemp("kinds"))
-    return {one.kind: one.path for one in reversed(sources) if not one.stuffed and one.kind != "transfer syntaxes"}
+    sources = deid_corpus.build(tmp_path_factory.mktemp("kinds"), with_stuffed=False)
+    return {one.kind: one.path for one in reversed(sources) if one.kind != "transfer syntaxes"}
 
 
 @pytest.mark.parametrize("name", [*PROFILES, "pacsifier"])

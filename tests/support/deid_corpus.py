@@ -1223,8 +1223,12 @@ def _encapsulated(dataset: Dataset, syntax: str, frames: list[bytes]) -> Dataset
 # The whole
 
 
-def build(folder: Path) -> list[Source]:
-    """Write the corpus below `folder`: `<patient>/<study>/<series>/<SOPInstanceUID>.dcm`, as PACSIFIER's trees are."""
+def build(folder: Path, with_stuffed: bool = True) -> list[Source]:
+    """Write the corpus below `folder`: `<patient>/<study>/<series>/<SOPInstanceUID>.dcm`, as PACSIFIER's trees are.
+
+    Args:
+        with_stuffed: also objects with attributes that their kind does not have; they take most of the time.
+    """
     b = Builder()
     sources: list[Source] = []
     with _no_validation():
@@ -1233,7 +1237,7 @@ def build(folder: Path) -> list[Source]:
             for place, (name, maker) in enumerate(KINDS.items()):
                 for dataset in maker(b, patient, patient.studies[0]):
                     sources.append(_written(dataset, name, patient, folder, False))
-                if place % len(CHARSETS) == number:
+                if with_stuffed and place % len(CHARSETS) == number:
                     patient.studies[1].images = dict(patient.studies[0].images)
                     dataset = stuffed(b, maker(b, patient, patient.studies[1])[0], charset, place)
                     sources.append(_written(dataset, name, patient, folder, True))
