@@ -62,6 +62,14 @@ _FIND = (
 #: An input for files, which may well be hidden behind a button.
 _INPUT = _DOCUMENTS + "documents(document).map(within => within.querySelector(%s)).find(Boolean)"
 
+#: A promise that is kept when the page was drawn twice, or, where nothing is drawn, after half a second.
+_DRAWN_AGAIN = """
+new Promise(done => {
+  setTimeout(done, 500);
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
+})
+"""
+
 #: A list to choose from.
 _SELECT = _DOCUMENTS + (
     "documents(document).map(within => within.querySelector(%s)).filter(Boolean).forEach("
@@ -155,6 +163,8 @@ class Browser:
             self._send("Input.insertText", text=value)
         else:
             self.press("Delete", "Delete", 46)
+        # Until the page is drawn again with it: a form that has not taken it yet would lose it with the next change.
+        self._send("Runtime.evaluate", expression=_DRAWN_AGAIN, awaitPromise=True)
 
     def choose(self, selector: str, path: Path) -> None:
         """Choose a file in an input for files."""
