@@ -62,12 +62,9 @@ _FIND = (
 #: An input for files, which may well be hidden behind a button.
 _INPUT = _DOCUMENTS + "documents(document).map(within => within.querySelector(%s)).find(Boolean)"
 
-#: A promise that is kept when the page was drawn twice, or, where nothing is drawn, after half a second.
-_DRAWN_AGAIN = """
-new Promise(done => {
-  setTimeout(done, 500);
-  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
-})
+#: A promise that is kept when the page has had nothing to do for a moment, or after two seconds.
+_AT_REST = """
+new Promise(done => setTimeout(() => requestIdleCallback(() => setTimeout(done, 100), {timeout: 1800}), 100))
 """
 
 #: A list to choose from.
@@ -163,8 +160,8 @@ class Browser:
             self._send("Input.insertText", text=value)
         else:
             self.press("Delete", "Delete", 46)
-        # Until the page is drawn again with it: a form that has not taken it yet would lose it with the next change.
-        self._send("Runtime.evaluate", expression=_DRAWN_AGAIN, awaitPromise=True)
+        # A form that has not taken it yet would lose it with the next change, which no person is quick enough for.
+        self._send("Runtime.evaluate", expression=_AT_REST, awaitPromise=True)
 
     def choose(self, selector: str, path: Path) -> None:
         """Choose a file in an input for files."""
