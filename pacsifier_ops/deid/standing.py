@@ -12,7 +12,7 @@ from typing import Any
 from pacsifier_ops.deid.run import Counts, DeidRequest, SourceSeries, Store
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.standing import Found, StandingItems, keep_standing
+from pacsifier_ops.runs.standing import Found, keep_standing, standing_items
 from pacsifier_ops.state.facts import identity_at
 from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_folder, stamps_if_readable
 
@@ -39,11 +39,11 @@ def standing_parts(
         return set()
     stamps = stamps_if_readable(request.out_folder)
     standing = set()
-    with StandingItems(run, request.out_folder, _NAME) as items:
+    with standing_items(run, request.out_folder, _NAME) as result_of:
         for source in sources:
             given = stamp_of(policy, request.contact_sheets, vars(source))
             own = stamps.get(source.target, UNKNOWN)
-            if items.of(key_of(source), given, _seen(request, store, source, own)):
+            if result_of(key_of(source), given, _seen(request, store, source, own)):
                 standing.add(key_of(source))
     return standing
 

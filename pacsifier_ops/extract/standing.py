@@ -20,16 +20,14 @@ from pacsifier_ops.extract import outcome
 from pacsifier_ops.extract.run import Request, new_id_path
 from pacsifier_ops.runs.accounts import SAVE
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.standing import Found, StandingItems, keep_standing
+from pacsifier_ops.runs.standing import Found, keep_standing, standing_items
 from pacsifier_ops.state.ledger import ledger_seen
 from pacsifier_ops.state.listings import KeptListing
-from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_folder, stamps_if_readable
+from pacsifier_ops.state.standing import NO_FOLDER, UNKNOWN, stamp_now, stamp_of, stamps_if_readable
 from pacsifier_ops.state.tree import Tree
 
 #: Name of the results in the output tree.
 _NAME = "fetched"
-#: The stamp of a folder that is not there.
-_NO_FOLDER = "none"
 
 
 class Asked(NamedTuple):
@@ -71,11 +69,11 @@ def standing_series(
     archives = {node.name: (node.key, node.source.key) for node in nodes}
     stamps = stamps_if_readable(tree.root)
     found = {}
-    with StandingItems(run, tree.root, _NAME) as items:
+    with standing_items(run, tree.root, _NAME) as result_of:
         for series, folder, pacs, *rest in cohort:
-            given = stamp_of(archives[pacs], request.info, request.refetch, folder, "-", *map(repr, rest))
-            own = stamps.get(folder, _NO_FOLDER if stamps else UNKNOWN)
-            if value := items.of(str(series), given, _seen(tree, series, own, folder, rest[1])):
+            given = stamp_of(archives[pacs], request.info, request.refetch, folder, *map(repr, rest))
+            own = stamps.get(folder, NO_FOLDER if stamps else UNKNOWN)
+            if value := result_of(str(series), given, _seen(tree, series, own, folder, rest[1])):
                 found[series] = value[0], value[1]
     return found
 
@@ -100,8 +98,7 @@ def _needed_nothing(run: Run, tree: Tree) -> Iterator[Found]:
 
 
 def _seen_now(tree: Tree, series: SeriesId, folder: str, new_id: str) -> str:
-    path = tree.root / folder
-    return _seen(tree, series, stamp_of_folder(path, tree.root) if path.is_dir() else _NO_FOLDER, folder, new_id)
+    return _seen(tree, series, stamp_now(tree.root / folder, tree.root), folder, new_id)
 
 
 def _seen(tree: Tree, series: SeriesId, own: str, folder: str, new_id: str) -> str:

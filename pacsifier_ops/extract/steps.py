@@ -444,10 +444,11 @@ def plan(run: Run, archives: Archives) -> Plan:
     tree = Tree.open(request.out_directory)
     parts = {node.name: [item for item in order if item.pacs == node.name] for node in nodes}
     order = list(chain.from_iterable(parts.values()))
-    _find_standing(run, request, tree, nodes, order, new_ids)
+    names = tree.load_names()
+    _find_standing(run, request, tree, names, nodes, order, new_ids)
     sources = {node.source.name: node.source for node in nodes if parts[node.name]}
     sizes = {
-        name: _size(request, tree, [item for item in order if request.source_of(item.pacs) == name], source)
+        name: _size(request, tree, names, [item for item in order if request.source_of(item.pacs) == name], source)
         for name, source in sources.items()
     }
     over, exceeds = _exceeded_limits(request, sizes, list(sources.values()))
@@ -474,12 +475,12 @@ def _find_standing(
     run: Run,
     request: Request,
     tree: Tree,
+    names: Names,
     nodes: Sequence[ArchiveNode],
     order: Sequence[_CohortSeries],
     new_ids: Mapping[str, str],
 ) -> None:
     """Find the series of which nothing is to be fetched."""
-    names = tree.load_names()
     cohort = (
         Asked(item.series, folder, item.pacs, item.attributes.decode(), new_ids.get(item.patient, ""), accepted)
         for item in order
@@ -572,9 +573,10 @@ def _write_units(
     return units_of
 
 
-def _size(request: Request, tree: Tree, order: Iterable[_CohortSeries], node: ArchiveNode) -> Size:
+def _size(request: Request, tree: Tree, names: Names, order: Iterable[_CohortSeries], node: ArchiveNode) -> Size:
     """Return how much is to be fetched or moved. Instances at the destination of a move are not known here."""
-    names = Names() if request.retrieve == MOVE else tree.load_names()
+    if request.retrieve == MOVE:
+        names = Names()
     series = (
         (
             item.modality,

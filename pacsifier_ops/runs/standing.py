@@ -7,10 +7,10 @@ out to need nothing, and keeps the results of those with the same stamp as at th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pacsifier_ops.base.files import read_jsonl, storage_errors
 from pacsifier_ops.runs.folder import Run
@@ -20,43 +20,32 @@ from pacsifier_ops.state.standing import Standing, stamp_of
 STAMPS = "stamps"
 
 
-class StandingItems:
-    """Finds the items that stand; for the first step. A context manager, which keeps the stamps for the last one.
+@contextmanager
+def standing_items(run: Run, root: Path, name: str) -> Iterator[Callable[[str, str, str], Any]]:
+    """Find the items that stand; for the first step. The stamps are kept for the last one when the block ends well.
 
     Args:
         run: the run.
         root: the tree that the results belong to.
         name: of the results in this tree.
+
+    Yields:
+        A function that returns the kept result of an item that stands; None if somebody has to look at it. It takes
+        the key of the item, the stamp of all that this run sets, and that stays as it is until its end, and the stamp
+        of all that the result depends on beside this.
     """
+    lines: list[tuple[str, str, str, bool]] = []
+    with Standing(root, name, every=False) as kept:
 
-    def __init__(self, run: Run, root: Path, name: str) -> None:
-        self._run, self._kept = run, Standing(root, name, every=False)
-        self._lines: list[tuple[str, str, str, bool]] = []
+        def result_of(key: str, given: str, seen: str) -> Any:
+            stamp = stamp_of(given, seen)
+            value = kept.get(key, stamp)
+            lines.append((key, given, stamp, value is not None))
+            return value
 
-    def __enter__(self) -> Self:
-        """See `Standing`."""
-        self._kept.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            with storage_errors("the state root"):
-                self._run.write_part(STAMPS, None, self._lines)
-
-    def of(self, key: str, given: str, seen: str) -> Any:
-        """Return the kept result of an item that stands; None if somebody has to look at it.
-
-        Args:
-            key: of the item.
-            given: stamp of all that this run sets, and that stays as it is until its end.
-            seen: stamp of all that the result depends on beside this.
-        """
-        stamp = stamp_of(given, seen)
-        value = self._kept.get(key, stamp)
-        self._lines.append((key, given, stamp, value is not None))
-        return value
+        yield result_of
+    with storage_errors("the state root"):
+        run.write_part(STAMPS, None, lines)
 
 
 def standing_keys(run: Run) -> set[str]:
@@ -87,7 +76,7 @@ def keep_standing(run: Run, root: Path, name: str, found: Iterable[Found]) -> No
     Args:
         run: the run.
         root: the tree.
-        name: of the results, see `StandingItems`.
+        name: of the results, see `standing_items`.
         found: these items.
 
     Raises:

@@ -31,6 +31,8 @@ from pacsifier_ops.state.tree import CONTROL
 
 #: The stamp of what cannot be told to be as it was. Nothing stands with it.
 UNKNOWN = ""
+#: The stamp of a folder that is not there, for what may stand without it.
+NO_FOLDER = "none"
 
 
 def stamp_of(*parts: object) -> str:
@@ -73,6 +75,11 @@ def stamp_of_folder(folder: Path, root: Path) -> str:
     for _, entries in _folders(folder) if folder.is_dir() else ():
         return _stamp(entries, settled_before(root))
     return UNKNOWN
+
+
+def stamp_now(folder: Path, root: Path) -> str:
+    """Return the stamp of a folder of a tree as it is now; NO_FOLDER if it is not there."""
+    return stamp_of_folder(folder, root) if os.path.lexists(folder) else NO_FOLDER
 
 
 def _stamp(entries: Iterable[os.DirEntry[str]], settled: int) -> str:

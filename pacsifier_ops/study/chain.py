@@ -24,13 +24,13 @@ from pacsifier_ops.runs.index import Index
 from pacsifier_ops.runs.job import NOT_ATTEMPTED
 from pacsifier_ops.state.approved import lies_in
 from pacsifier_ops.state.ledger import SeriesLedger, ledger_seen
-from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamps_if_readable
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_now, stamp_of, stamps_if_readable
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import MISSING, RELEASED, SENDING, Loss, StudyAccount, StudySeries
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, IDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
-from pacsifier_ops.study.removal import ReleasedFiles, stamp_now
+from pacsifier_ops.study.removal import ReleasedFiles
 from pacsifier_ops.upload import outcome as uploaded
 
 _GONE = "received, and gone before it was de-identified"

@@ -33,6 +33,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
@@ -223,11 +224,7 @@ class Gate:
             StorageError: a file cannot be read.
             Cancelled: `cancelled` returned True.
         """
-        found = GateFindings(patients=self.patients)
-        with (
-            storage_errors("the de-identified data set, or the state root"),
-            self._search(root) as search,
-        ):
+        with self._searching(root) as (found, search):
             changed = []
             for part in parts_of(run):
                 if search.is_clean(part):
@@ -239,7 +236,6 @@ class Gate:
                 self._add(found, search, (file["path"] for file in there), cancelled)
                 if found.counts.total() == before:
                     search.found_clean(part, [file["path"] for file in there])
-            found.read = search.files_read
         return found
 
     def search(self, root: Path, paths: Iterable[str], cancelled: Callable[[], bool] = never) -> GateFindings:
@@ -253,14 +249,16 @@ class Gate:
             StorageError: a file cannot be read.
             Cancelled: `cancelled` returned True.
         """
-        found = GateFindings(patients=self.patients)
-        with (
-            storage_errors("the de-identified data set, or the state root"),
-            self._search(root) as search,
-        ):
+        with self._searching(root) as (found, search):
             self._add(found, search, paths, cancelled)
-            found.read = search.files_read
         return found
+
+    @contextmanager
+    def _searching(self, root: Path) -> Iterator[tuple[GateFindings, Search]]:
+        found = GateFindings(patients=self.patients)
+        with storage_errors("the de-identified data set, or the state root"), self._search(root) as search:
+            yield found, search
+            found.read = search.files_read
 
     def _add(self, found: GateFindings, search: Search, paths: Iterable[str], cancelled: Callable[[], bool]) -> None:
         for path in paths:

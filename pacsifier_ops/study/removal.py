@@ -44,7 +44,7 @@ from pacsifier_ops.state.deliveries import Deliveries, deliveries_seen
 from pacsifier_ops.state.facts import Facts, forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest, ledger_seen
-from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_if_readable
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_now, stamp_of, stamps_if_readable
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_of, parts_of
 from pacsifier_ops.study.release import released_of, with_originals
@@ -324,11 +324,6 @@ def _listed(
             stay[verdict] += 1
     series.stay = dict(stay)
     return series
-
-
-def stamp_now(folder: Path, root: Path) -> str:
-    """Return the stamp of a folder of a tree as it is now; it need not be there."""
-    return stamp_of_folder(folder, root) if os.path.lexists(folder) else "none"
 
 
 class _Known:

@@ -12,7 +12,7 @@ from pacsifier_ops.base.config import Node, PacsNode
 from pacsifier_ops.base.identity import SeriesId, digest_of
 from pacsifier_ops.runs.accounts import SeriesAccount
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.runs.standing import Found, StandingItems, keep_standing
+from pacsifier_ops.runs.standing import Found, keep_standing, standing_items
 from pacsifier_ops.state.deliveries import deliveries_seen
 from pacsifier_ops.state.standing import stamp_of
 from pacsifier_ops.upload.run import Outgoing, UploadRequest
@@ -35,9 +35,9 @@ def standing_series(run: Run, request: UploadRequest, node: Node, series: Sequen
     if request.resend or not isinstance(node, PacsNode):
         return set()
     place, standing = digest_of(node.key), set()
-    with StandingItems(run, request.folder, _name(place)) as items:
+    with standing_items(run, request.folder, _name(place)) as result_of:
         for one in series:
-            if items.of(str(one.series), stamp_of(one.files), _seen(place, one.series)):
+            if result_of(str(one.series), stamp_of(one.files), _seen(place, one.series)):
                 standing.add(one.series)
     return standing
 
