@@ -19,9 +19,9 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -209,6 +209,27 @@ class DeidAccount:
                 rule, text = public_reason(outcome, reason)
                 figures.standing["pacsifier_quarantined_objects", "de-identify", rule or text] += 1
         return figures
+
+
+def account_again(run: Run, request: DeidRequest, before: Mapping[str, Any]) -> DeidAccount:
+    """Return the account of a run that stands as an earlier one closed it.
+
+    Args:
+        run: the run.
+        request: its request.
+        before: the values of the earlier account.
+    """
+    account = DeidAccount(**before)
+    series = [DeidSeries(**values) for values in before["series"]]
+    return replace(
+        account,
+        run=run.name,
+        started=request.started,
+        finished=now(),
+        series=series,
+        passed_over=prepared(run)["passed_over"],
+        ended=ended_by(run),
+    )
 
 
 def close(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,14 @@ from pacsifier_ops.deid.run import (
     series_of,
     store_of,
 )
-from pacsifier_ops.deid.standing import counts_of, keep_converted, key_of, standing_parts
+from pacsifier_ops.deid.standing import (
+    counts_of,
+    keep_converted,
+    key_of,
+    plan_before,
+    seen_before,
+    standing_parts,
+)
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs import job
@@ -65,10 +72,11 @@ from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import MOST, Run, in_units, never, slices
 from pacsifier_ops.runs.job import NOT_ATTEMPTED, Question, Worker, begin, cut, prepared, write_account, write_summary
 from pacsifier_ops.runs.progress import DEIDENTIFICATION
-from pacsifier_ops.runs.standing import standing_keys
+from pacsifier_ops.runs.standing import note_plan, noted_plan, standing_keys
 from pacsifier_ops.state.approved import approve
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.standing import UNKNOWN
 from pacsifier_ops.state.tree import APPROVED, CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
 from pacsifier_ops.state.tree import DEIDENTIFIED as FINISHED
 
@@ -116,7 +124,7 @@ def prepare(
         StorageError: output folder or state root cannot be written.
     """
     from pacsifier_ops.deid.look import look
-    from pacsifier_ops.dicom.scan import scan
+    from pacsifier_ops.dicom.scan import scan, texts_in_logs, with_texts
 
     folders = request.in_folder.resolve(), request.out_folder.resolve()
     request = begin(run, replace(request, in_folder=folders[0], out_folder=folders[1]), KEPT)
@@ -130,6 +138,14 @@ def prepare(
             run, [], set(), {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
         )  # no original is left
     try:
+        seen = seen_before(request, how.stamp)
+        texts = texts_in_logs(request.in_folder, cancelled, look)
+        if texts is not None and (before := plan_before(request, seen)):
+            told, sources, account = before
+            with shared().acquire(f"deid:{request.out_folder}", cancelled=cancelled), storage_errors("the state root"):
+                Tree.convert(request.out_folder, how.stamp, request.in_place, run.name)
+            note_plan(run, seen, account)
+            return _planned(run, sources, set(map(key_of, sources)), with_texts(told, texts), most)
         found = scan(request.in_folder, cancelled, look=look)
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
@@ -158,7 +174,8 @@ def prepare(
         unreadable = [*_moved_before(store, groups, request), *unreadable]
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
     nameless_here = sum(len(source.nameless) for source in sources)
-    told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers}
+    told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers, "texts": texts}
+    note_plan(run, UNKNOWN if texts is None or found.trees != [request.in_folder] else seen)
     standing = standing_parts(run, request, how.stamp, store, sources)
     return _planned(run, sources, standing, {**told, "nameless": nameless_here}, most)
 
@@ -607,7 +624,6 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid import report as pages
     from pacsifier_ops.deid.card import About
-    from pacsifier_ops.deid.contact import ContactSheets
 
     prepared(run)
     request = DeidRequest.of(run)
@@ -616,19 +632,11 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     if tree is None or marker.get("stamp") != how.stamp:
         raise TreeError("out_folder is not what this run left; begin with the step prepare")
     store = Store(tree, marker["id"])
-    if request.contact_sheets:
-        with ContactSheets() as sheets:
-            for source, stands in _in_parts(run):
-                make_sheet(sheets, store, _base(request), source, fresh=not stands)
-    if not request.in_place and marker.get("run") == run.name:
-        _withdraw(run, request, store)
-    account = books.close(run, request, store, how.rules, Converting.outcomes(run))
-    account.apart = str(apart_of(run, request)) if request.in_place else ""
-    if request.in_place and not account.missing and marker["state"] == CONVERTING:
-        if not marker.get(CLEARED):
-            clear(tree.root, apart_of(run, request) / "left")
-        take_place(tree.root)
-    books.check_outputs(account, store, _base(request))
+    seen, before = noted_plan(run)
+    if before and seen_before(request, how.stamp) == seen:
+        account = books.account_again(run, request, before)
+    else:
+        account = _closed(run, request, how, tree, store)
     linkage = books.linkage_files(request, store, how.rules)
     account.linkage = str(linkage[0].parent)
     with storage_errors("the state root or out_folder"):
@@ -640,7 +648,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             books.write(request, tree, store, how.rules, _base(request))
         with store.manifest.open("rb") as manifest, atomic_stream(run.part("manifest")) as own:
             shutil.copyfileobj(manifest, own)
-    keep_converted(run, request, store, Converting.outcomes(run))
+    keep_converted(run, request, how.stamp, store, account, partial(Converting.outcomes, run))
     write_account(run, account)
     pages.write(run, account, store)
     write_summary(run, account)
@@ -654,6 +662,28 @@ def report(run: Run, secret: str = "") -> DeidAccount:
                     approve(tree.root, _made(store, tree.root), keep_former=False)
                     standing.keep()
                 write_marker(tree.root, {**marker, "state": FINISHED})
+    return account
+
+
+def _closed(run: Run, request: DeidRequest, how: Policy, tree: Tree, store: Store) -> DeidAccount:
+    """Finish the output tree, and count what is in it."""
+    from pacsifier_ops.deid import books
+    from pacsifier_ops.deid.contact import ContactSheets
+
+    marker = marker_of(tree.root)
+    if request.contact_sheets:
+        with ContactSheets() as sheets:
+            for source, stands in _in_parts(run):
+                make_sheet(sheets, store, _base(request), source, fresh=not stands)
+    if not request.in_place and marker.get("run") == run.name:
+        _withdraw(run, request, store)
+    account = books.close(run, request, store, how.rules, Converting.outcomes(run))
+    account.apart = str(apart_of(run, request)) if request.in_place else ""
+    if request.in_place and not account.missing and marker["state"] == CONVERTING:
+        if not marker.get(CLEARED):
+            clear(tree.root, apart_of(run, request) / "left")
+        take_place(tree.root)
+    books.check_outputs(account, store, _base(request))
     return account
 
 

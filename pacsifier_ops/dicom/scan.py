@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
@@ -20,7 +20,7 @@ from pacsifier_ops.runs.accounts import FileAccount
 from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, NOT_YET, TAKEN_AWAY, Approved
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.tree import CONTROL
+from pacsifier_ops.state.tree import CONTROL, LOGS
 
 #: What is kept of a file: all but the path, and the digest that a caller requires.
 _KEPT = [field.name for field in fields(DicomFile)][1:-1]
@@ -103,6 +103,43 @@ def heads(
     """
     # The ways of looking accept different files.
     return Facts(root, f"heads-{look.__module__.rpartition('.')[2]}", look, _packed, _unpacked, whole=whole)
+
+
+def texts_in_logs(
+    root: Path, cancelled: Callable[[], bool] = lambda: False, look: Callable[[Path], DicomFile | None] = inspect
+) -> int | None:
+    """Return the number of files in the logs of a tree, to which every run adds.
+
+    Args:
+        root: the tree.
+        cancelled, look: see `scan`.
+
+    Returns:
+        None if one of them is no plain text, or cannot be read.
+
+    Raises:
+        Cancelled: `cancelled` returned True.
+    """
+    try:
+        found = scan(root / LOGS, cancelled, look=look)
+    except FileNotFoundError:
+        return 0
+    except OSError:
+        return None
+    plain = not found.series and not found.bad_files and set(found.passed_over) <= {NOT_DICOM}
+    return found.passed_over[NOT_DICOM] if plain else None
+
+
+def with_texts(found: Mapping[str, Any], texts: int) -> dict[str, Any]:
+    """Return what was found in a tree earlier, as it is with so many files in the logs now.
+
+    Args:
+        found: has `passed_over` (see `Scan`), and `texts`: the number of those among them that lay in the logs.
+        texts: see `texts_in_logs`.
+    """
+    passed_over = Counter(found["passed_over"])
+    passed_over[NOT_DICOM] += texts - found["texts"]
+    return {**found, "passed_over": +passed_over, "texts": texts}
 
 
 def _packed(item: DicomFile | None) -> list[Any] | None:

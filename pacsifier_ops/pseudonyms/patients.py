@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,7 @@ from pacsifier_ops.base.identity import two_people
 from pacsifier_ops.query.problems import TableRefused
 from pacsifier_ops.query.table import QueryTable
 from pacsifier_ops.runs.folder import never
-from pacsifier_ops.state.standing import UNKNOWN, Standing, stamps_of, whole
-from pacsifier_ops.state.tree import LOGS
+from pacsifier_ops.state.standing import Standing, stamp_of_tree
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
@@ -127,32 +125,21 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
 
 def _in_tree(root: Path, cancelled: Callable[[], bool]) -> tuple[Cohort, list[int]]:
     """Return the cohort of a folder, and the series that clash. Nothing is scanned that is as it was."""
-    from pacsifier_ops.dicom.scan import NOT_DICOM, Scan, scan
+    from pacsifier_ops.dicom.scan import scan, texts_in_logs
 
     with Standing(root, "patients") as standing:
-        before = _stamp(root)
-        # Every run adds to its logs. They are looked at each time, and may not hold anything but texts.
-        logs = scan(root / LOGS, cancelled) if (root / LOGS).is_dir() else Scan()
-        texts = logs.passed_over[NOT_DICOM]
-        plain = not logs.series and not logs.bad_files and set(logs.passed_over) <= {NOT_DICOM}
-        if plain and (kept := standing.get("", before)):
+        before = stamp_of_tree(root)
+        texts = texts_in_logs(root, cancelled)
+        if texts is not None and (kept := standing.get("", before)):
             patients, passed_over, unnamed, clashing = kept
             return Cohort([Patient(**one) for one in patients], "series", passed_over + texts, unnamed), clashing
         scanned = scan(root, cancelled)
         cohort, clashing = _cohort_of(scanned, root)
-        if plain and _stamp(root) == before:
+        if texts is not None and stamp_of_tree(root) == before:
             patients = [asdict(one) for one in cohort.patients]
             kept = [patients, cohort.passed_over - texts, cohort.unnamed, clashing]
             standing.put("", before, kept, scanned.since)
     return cohort, clashing
-
-
-def _stamp(root: Path) -> str:
-    """Return the stamp of all folders of a tree but its logs."""
-    with suppress(OSError):  # the scan says what cannot be read
-        stamps = stamps_of(root)
-        return whole({name: stamp for name, stamp in stamps.items() if f"{name}/".partition("/")[0] != LOGS})
-    return UNKNOWN
 
 
 def _cohort_of(scanned: Scan, root: Path) -> tuple[Cohort, list[int]]:

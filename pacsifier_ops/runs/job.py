@@ -42,10 +42,10 @@ from pacsifier_ops.base.files import (
 from pacsifier_ops.runs.approvals import Decision, stop_if_cancelled
 from pacsifier_ops.runs.figures import Figures, keep
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
-from pacsifier_ops.runs.standing import STAMPS
+from pacsifier_ops.runs.standing import PLAN, STAMPS
 
 #: Files and folders of every job that the first step removes before it begins.
-KEPT = ("scan", "expected", "units", "results", STAMPS, "accounts", "summary")
+KEPT = ("scan", "expected", "units", "results", STAMPS, PLAN, "accounts", "summary")
 
 #: Reason of an item without a result.
 NOT_ATTEMPTED = "not attempted: the run ended before"

@@ -3,21 +3,29 @@
 An item stands if an earlier run found nothing to do for it, and nothing has changed since that this depends on. The
 first step puts all of that into a stamp (see `state.standing`). The last step does so again for the items that turned
 out to need nothing, and keeps the results of those with the same stamp as at the beginning.
+
+Where no item of a run needed anything, the last step keeps the whole plan in the same way: all items, with their
+results. The plan stands as long as nothing has changed that the first step depends on, and that step looks at no item.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pacsifier_ops.base.files import read_jsonl, storage_errors
+from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_json
 from pacsifier_ops.runs.folder import Run
-from pacsifier_ops.state.standing import Standing, stamp_of
+from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of
 
 #: List of the stamps in the run's folder: key, stamp of what the run itself sets, stamp of all, whether it stands.
 STAMPS = "stamps"
+#: File in the run's folder: the stamp of the plan, and what the last step needs of the plan that stood.
+PLAN = "standing"
+
+#: Key of the plan among the results of the items.
+_WHOLE = ""
 
 
 @contextmanager
@@ -94,3 +102,57 @@ def keep_standing(run: Run, root: Path, name: str, found: Iterable[Found]) -> No
                 given, stamp = lines[key]
                 if stamp_of(given, seen()) == stamp:
                     kept.put(key, stamp, value, since)
+
+
+def standing_plan(root: Path, name: str, stamp: str) -> Any:
+    """Return the plan that was kept, a JSON value; None unless it stands.
+
+    Args:
+        root: the tree.
+        name: of the results, see `standing_items`.
+        stamp: of all that the first step depends on.
+    """
+    with Standing(root, name, every=False) as kept:
+        return kept.get(_WHOLE, stamp)
+
+
+def note_plan(run: Run, stamp: str, kept: Any = None) -> None:
+    """Note the stamp of a plan in the run's folder; for the first step.
+
+    Args:
+        run: the run.
+        stamp: as it was before anything was looked at.
+        kept: what the last step needs of the plan of an earlier run, a JSON value; None: no plan stood.
+
+    Raises:
+        StorageError: the run's folder cannot be written.
+    """
+    with storage_errors("the state root"):
+        write_json(run.folder / f"{PLAN}.json", [stamp, kept])
+
+
+def noted_plan(run: Run) -> tuple[str, Any]:
+    """Return what `note_plan` has noted; UNKNOWN and None if that is nothing."""
+    with suppress(FileNotFoundError):
+        stamp, kept = read_json(run.folder / f"{PLAN}.json")
+        return stamp, kept
+    return UNKNOWN, None
+
+
+def keep_plan(run: Run, root: Path, name: str, seen: Callable[[], str], plan: Callable[[], Any]) -> None:
+    """Keep the plan of a run in which no item needed anything; for the last step, after `keep_standing`.
+
+    Args:
+        run: the run.
+        root: the tree.
+        name: of the results, see `standing_items`.
+        seen: returns the stamp of all that the first step depends on, as it is now.
+        plan: returns the plan, a JSON value; None if an item needed something.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    stamp, stood = noted_plan(run)
+    if stood is None and stamp != UNKNOWN and (value := plan()) is not None and seen() == stamp:
+        with Standing(root, name, every=False) as kept:
+            kept.put(_WHOLE, stamp, value, kept.oldest())  # it ends to stand with the first of its items

@@ -27,7 +27,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import ascii_json, atomic_stream, private_folder, storage_errors
 from pacsifier_ops.state.facts import facts_folder, identity_at, settled_before
-from pacsifier_ops.state.tree import CONTROL
+from pacsifier_ops.state.tree import CONTROL, LOGS
 
 #: The stamp of what cannot be told to be as it was. Nothing stands with it.
 UNKNOWN = ""
@@ -68,6 +68,13 @@ def stamps_if_readable(root: Path) -> dict[str, str]:
     with suppress(OSError):
         return stamps_of(root)
     return {}
+
+
+def stamp_of_tree(root: Path) -> str:
+    """Return the stamp of all folders of a tree but its logs, to which every run adds; UNKNOWN if it is unreadable."""
+    with suppress(OSError):
+        return whole({name: stamp for name, stamp in stamps_of(root).items() if name.partition("/")[0] != LOGS})
+    return UNKNOWN
 
 
 def stamp_of_folder(folder: Path, root: Path) -> str:
@@ -193,6 +200,10 @@ class Standing:
             self._now[key] = kept
             return json.loads(kept.split(b"\t", 2)[2])
         return None
+
+    def oldest(self) -> float | None:
+        """Return the time at which the oldest of these results was found out, in seconds since the epoch."""
+        return min((float(kept.split(b"\t", 2)[1]) for kept in (self._before | self._now).values()), default=None)
 
     def put(self, key: str, stamp: str, value: Any, since: float | None = None) -> None:
         """Keep a result.

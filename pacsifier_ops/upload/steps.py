@@ -26,14 +26,16 @@ from pacsifier_ops.runs.approvals import ended_by
 from pacsifier_ops.runs.folder import MOST, Run, in_units, never, now
 from pacsifier_ops.runs.job import Question, begin, cut, prepared
 from pacsifier_ops.runs.series import SeriesWorker
+from pacsifier_ops.runs.standing import note_plan
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import Approved, approved_of, lies_in, refuse_released_below
 from pacsifier_ops.state.deliveries import Deliveries, data_set_name
 from pacsifier_ops.state.leases import shared
+from pacsifier_ops.state.standing import UNKNOWN
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
 from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
-from pacsifier_ops.upload.standing import keep_sent, standing_series
+from pacsifier_ops.upload.standing import keep_sent, may_stand, plan_before, seen_before, standing_series
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
@@ -68,7 +70,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         TreeError: the folder for the log cannot be written; or the folder or a part of it is half de-identified.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.dicom.scan import scan
+    from pacsifier_ops.dicom.scan import scan, texts_in_logs, with_texts
 
     given = request.folder.resolve()
     root = lies_in(given)
@@ -77,13 +79,21 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     if not (given.is_dir() and root.is_dir()):
         raise InputError("upload_directory is not a folder; give the folder whose DICOM files are to be sent")
     refuse_unfinished([root])
-    approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
+    place, seen = digest_of(node.key), UNKNOWN
+    if given == root and may_stand(request, node):
+        seen = seen_before(request, place)
     refuse_around(request.out_directory.resolve(), state_of(root), "out_directory", below=False)
     try:
         private_folder(request.out_directory / LOGS)
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
     check_place(node, given, bool(request.release), cancelled)
+    texts = texts_in_logs(root, cancelled)
+    if texts is not None and (before := plan_before(request, place, seen)):
+        note_plan(run, seen, True)
+        told, series = before
+        return cut(run, [], with_texts(told, texts), map(_standing, series))
+    approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     try:
         found = scan(root, cancelled, approved=approved)
     except OSError as error:
@@ -96,16 +106,22 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         raise InputError("upload_directory has no DICOM file that can be sent")
     order = list(found.series.values())
     bad = [asdict(file) for file in found.bad_files]
-    counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: digest_of(node.key)}
+    counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: place, "texts": texts}
     series = [Outgoing.of(number, root, files) for number, files in enumerate(order, start=1)]
     standing = standing_series(run, request, node, series)
     work = [one for one in series if one.series not in standing]
     lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]
-    stands = ((one, Sending.standing(one, len(one.files))) for one in series if one.series in standing)
+    stands = (_standing(one) for one in series if one.series in standing)
     beside = _beside(approved) if request.release and approved else []
     _refuse_among_others(run, request, node, order, beside, cancelled)
+    note_plan(run, UNKNOWN if texts is None or found.trees != [root] else seen)
     kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
     return cut(run, lines, {**kept, **counts}, stands)
+
+
+def _standing(series: Outgoing) -> tuple[Outgoing, dict[str, Any]]:
+    """Return a series that there is nothing to do for, and the line of its result."""
+    return series, Sending.standing(series, len(series.files))
 
 
 def check_place(node: Node, folder: Path, release: bool, cancelled: Question = never) -> None:
@@ -306,7 +322,7 @@ def report(run: Run, node: Callable[[], Node] | None = None, cancelled: Question
         ended=ended_by(run),
     )
     write_books(run, account, request.out_directory / LOGS, ("Folder",))
-    keep_sent(run, request, str(found.get(PLACE, "")), Sending.outcomes(run))
+    keep_sent(run, request, str(found.get(PLACE, "")), partial(Sending.outcomes, run))
     verdict = INCOMPLETE  # until the store has the rest as well
     try:
         if node is not None and account.verdict == COMPLETE:

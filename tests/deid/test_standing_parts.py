@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -11,22 +12,25 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
+from pacsifier_ops.base.errors import PatientsRefused
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.books import DeidAccount
-from pacsifier_ops.deid.run import DeidRequest, store_of
+from pacsifier_ops.deid.run import DeidRequest, Store, series_of, store_of
 from pacsifier_ops.embedded.phantoms import phantom_series, write
+from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state import facts
 from pacsifier_ops.state.facts import forget_facts
+from pacsifier_ops.state.tree import Tree
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
 
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three series of two patients; one is larger than a part. Files count as settled at once."""
+    """A tree of three series of two patients; one is larger than a part. Files count as settled at once."""
     monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
     monkeypatch.setattr(steps, "PART", 2)
-    folder = tmp_path / "in"
+    folder = Tree.open(tmp_path / "in").root
     for patient, number, images in ((KUNIGUNDE, 1, 3), (KUNIGUNDE, 2, 2), (ZEBEDAEUS, 1, 2)):
         values: dict[str, Any] = {**patient, "series_number": number, "n_images": images, "rows": 8, "columns": 8}
         write(phantom_series(**values), folder / f"sub-{patient['patient_id']}" / str(number))
@@ -92,10 +96,14 @@ def same_size_and_time(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def store(out: Path) -> Path:
+def found_store(out: Path) -> Store:
     found = store_of(out)
     assert found is not None
-    return found.folder
+    return found
+
+
+def store(out: Path) -> Path:
+    return found_store(out).folder
 
 
 CHANGES: dict[str, tuple[int, Callable[[Path, Path], object]]] = {
@@ -157,3 +165,128 @@ def test_a_change_between_the_steps_is_not_kept(source: Path, out: Path) -> None
     same_size_and_time(path)
     steps.report(run)
     assert 1 <= len(prepared(source, out)[1]) <= 2
+
+
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first step adds to this list when it looks at the objects and their patients."""
+    looks: list[int] = []
+    before = steps.who_becomes_whom
+
+    def assigned(*given: Any) -> Any:
+        looks.append(1)
+        return before(*given)
+
+    monkeypatch.setattr(steps, "who_becomes_whom", assigned)
+    return looks
+
+
+def sub(source: Path) -> Path:
+    return source / f"sub-{KUNIGUNDE['patient_id']}"
+
+
+def add_to_linkage(source: Path, out: Path) -> None:
+    Linkage("default").add({"ZQX-7": Person("OTHER", 3)})
+
+
+OTHERS: dict[str, tuple[int, Callable[[Path, Path], object]]] = {
+    "nothing": (0, lambda source, out: None),
+    "a text comes to the logs": (0, lambda source, out: text(source / "logs" / "b.csv")),
+    "an object comes to the logs": (
+        1,
+        lambda source, out: shutil.copy(first(source.rglob("*.dcm")), text(source / "logs" / "c.csv").parent),
+    ),
+    "a pseudonym is given": (1, lambda source, out: text(sub(source) / "new_id.txt", pseudonym(out))),
+    "the linkage has another patient": (1, add_to_linkage),
+    "names are gone": (1, lambda source, out: (store(out) / "names.json").unlink()),
+    "a source is touched": (1, lambda source, out: os.utime(first(source.rglob("*.dcm")))),
+    "a folder comes": (1, lambda source, out: (source / "x").mkdir()),
+    "a result is gone": (1, lambda source, out: first(out.rglob("*.dcm")).unlink()),
+    "a sheet is gone": (1, lambda source, out: first((store(out) / "sheets").iterdir()).unlink()),
+    "all is to be read again": (1, lambda source, out: forget_facts(out)),
+}
+
+
+def text(path: Path, content: str = "x") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def pseudonym(out: Path) -> str:
+    """The pseudonym of the first patient, as it is."""
+    return next(one.pseudonym for one in series_of(found_store(out)) if one.patient_id == KUNIGUNDE["patient_id"])
+
+
+@pytest.mark.parametrize(("looks", "change"), OTHERS.values(), ids=list(OTHERS))
+def test_a_night_like_the_one_before_looks_at_no_object(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, looks: int, change: Callable[[Path, Path], object]
+) -> None:
+    text(source / "logs" / "a.csv")
+    for _ in range(3):
+        before, _ = deidentify(source, out)
+    counted = looked(monkeypatch)
+    same, units = deidentify(source, out)
+    assert (counted, units) == ([], 0)
+    told = {"run", "started", "finished"}
+    assert {k: v for k, v in vars(same).items() if k not in told} == {
+        k: v for k, v in vars(before).items() if k not in told
+    }
+    change(source, out)
+    account, _ = deidentify(source, out)
+    assert (len(counted), account.verdict) == (looks, "complete")
+    texts = [path for path in source.rglob("*") if path.is_file() and path.suffix != ".dcm"]
+    assert account.passed_over["not DICOM"] == len(texts) - 1 and account.patients == 2  # one is the tree's own
+    if not looks:
+        assert account.series == before.series
+
+
+@pytest.mark.parametrize("given", [{"linked_only": True}, {"contact_sheets": False}, {"license": "other"}])
+def test_another_request_looks_at_the_objects(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    for _ in range(3):
+        deidentify(source, out)
+    counted = looked(monkeypatch)
+    deidentify(source, out, **given)
+    assert counted == [1]
+
+
+def test_a_file_of_pseudonyms_is_read_when_it_changes(
+    source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = text(tmp_path / "ids.json", json.dumps({KUNIGUNDE["patient_id"]: "FIRST"}))
+    for _ in range(3):
+        deidentify(source, out, new_ids=str(ids))
+    counted = looked(monkeypatch)
+    assert deidentify(source, out, new_ids=str(ids))[1] == 0 and not counted
+    ids.write_text(json.dumps({KUNIGUNDE["patient_id"]: "OTHER"}))
+    with pytest.raises(PatientsRefused, match="give different pseudonyms"):
+        deidentify(source, out, new_ids=str(ids))
+
+
+def test_what_cannot_be_used_is_tried_in_each_night(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = first(source.rglob("*.dcm"))
+    path.write_bytes(path.read_bytes()[:300])
+    counted = looked(monkeypatch)
+    for _ in range(3):
+        account, _ = deidentify(source, out)
+        assert account.unreadable == {"quarantined": 1}
+    assert len(counted) == 3
+
+
+@pytest.mark.usefixtures("standing")
+def test_a_result_that_goes_after_the_first_step_is_missed(source: Path, out: Path) -> None:
+    run, units = prepared(source, out)
+    first(out.rglob("*.dcm")).unlink()
+    assert units == [] and steps.report(run).verdict == "unbalanced"
+
+
+@pytest.mark.usefixtures("standing")
+def test_the_plan_of_a_night_that_was_killed_is_made_again(source: Path, out: Path) -> None:
+    run, units = prepared(source, out)
+    os.utime(first(source.rglob("*.dcm")))
+    again = steps.prepare(run, DeidRequest(source, out, profile="default"))
+    assert units == [] and len(again) == 1
+    for unit in again:
+        steps.convert(run, unit)
+    assert steps.report(run).verdict == "complete"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state import facts
+from pacsifier_ops.state.approved import Approved, approve
 from pacsifier_ops.state.facts import forget_facts
+from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.nodes import FolderNode
@@ -111,3 +114,72 @@ def test_a_store_is_asked_for_what_it_has(folder: Path, tmp_path: Path) -> None:
     min(store.rglob("*.dcm")).unlink()
     account, units = upload(node, folder)
     assert (account.totals()["received"], units) == (1, 2)
+
+
+def list_all(folder: Path, *without: Path) -> None:
+    """Write the list of what may leave the folder."""
+    paths = [path for path in sorted(folder.rglob("*.dcm")) if path not in without]
+    approve(folder, ({"path": str(path.relative_to(folder)), "sha256": digest(path)} for path in paths))
+
+
+def text(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+    return path
+
+
+def without_one(folder: Path) -> None:
+    list_all(folder, min(folder.rglob("*.dcm")))
+
+
+PLANS: dict[str, tuple[int, int, Callable[[Path], object]]] = {
+    "nothing": (0, 4, lambda folder: None),
+    "a text comes to the logs": (0, 4, lambda folder: text(folder / "logs" / "b.csv")),
+    "a text comes elsewhere": (1, 4, lambda folder: text(folder / "c.csv")),
+    "a file is touched": (1, 4, touched),
+    "a file goes": (1, 3, lambda folder: min(folder.rglob("*.dcm")).unlink()),
+    "the list is another": (1, 3, without_one),
+    "what was confirmed is forgotten": (1, 4, unknown),
+    "all is to be read again": (1, 4, forget_facts),
+}
+
+
+@pytest.mark.parametrize(("looks", "objects", "change"), PLANS.values(), ids=list(PLANS))
+def test_a_night_like_the_one_before_looks_at_no_file(
+    pacs: EmbeddedPacs,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    looks: int,
+    objects: int,
+    change: Callable[[Path], object],
+) -> None:
+    text(folder / "logs" / "a.csv")
+    list_all(folder)
+    for _ in range(2):
+        before, _ = upload(node_of(pacs), folder)
+    counted: list[Path] = []
+    read = steps.approved_of
+
+    def listed(given: Path) -> Approved | None:
+        counted.append(given)
+        return read(given)
+
+    monkeypatch.setattr(steps, "approved_of", listed)
+    same, units = upload(node_of(pacs), folder)
+    assert (counted, units) == ([], 0)
+    assert [vars(one) | {"seconds": 0.0} for one in same.series] == [
+        vars(one) | {"seconds": 0.0} for one in before.series
+    ]
+    assert same.passed_over == before.passed_over
+    change(folder)
+    account, _ = upload(node_of(pacs), folder)
+    totals = account.totals()
+    assert len(counted) == looks and totals["present"] + totals["received"] == objects
+    assert account.passed_over["not DICOM"] == len(list(folder.rglob("*.csv")))
+
+
+def test_what_cannot_be_sent_is_told_in_each_night(pacs: EmbeddedPacs, folder: Path) -> None:
+    list_all(folder)
+    shutil.copy(min(folder.rglob("*.dcm")), folder / "another.dcm")
+    verdicts = [upload(node_of(pacs), folder)[0] for _ in range(3)]
+    assert [(one.verdict, len(one.bad_files)) for one in verdicts] == [("incomplete", 1)] * 3
