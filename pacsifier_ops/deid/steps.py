@@ -124,7 +124,7 @@ def prepare(
         StorageError: output folder or state root cannot be written.
     """
     from pacsifier_ops.deid.look import look
-    from pacsifier_ops.dicom.scan import scan, texts_in_logs, with_texts
+    from pacsifier_ops.dicom.scan import scan, texts_of_runs, with_texts
 
     folders = request.in_folder.resolve(), request.out_folder.resolve()
     request = begin(run, replace(request, in_folder=folders[0], out_folder=folders[1]), KEPT)
@@ -139,7 +139,7 @@ def prepare(
         )  # no original is left
     try:
         seen = seen_before(request, how.stamp)
-        texts = texts_in_logs(request.in_folder, cancelled, look)
+        texts = texts_of_runs(request.in_folder, cancelled, look)
         if texts is not None and (before := plan_before(request, seen)):
             told, sources, account = before
             with shared().acquire(f"deid:{request.out_folder}", cancelled=cancelled), storage_errors("the state root"):

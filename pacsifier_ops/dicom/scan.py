@@ -20,7 +20,7 @@ from pacsifier_ops.runs.accounts import FileAccount
 from pacsifier_ops.state.approved import DIFFERS, FORMER, NOT_APPROVED, NOT_THERE, NOT_YET, TAKEN_AWAY, Approved
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.tree import CONTROL, LOGS
+from pacsifier_ops.state.tree import CONTROL, OF_RUNS
 
 #: What is kept of a file: all but the path, and the digest that a caller requires.
 _KEPT = [field.name for field in fields(DicomFile)][1:-1]
@@ -105,10 +105,10 @@ def heads(
     return Facts(root, f"heads-{look.__module__.rpartition('.')[2]}", look, _packed, _unpacked, whole=whole)
 
 
-def texts_in_logs(
+def texts_of_runs(
     root: Path, cancelled: Callable[[], bool] = lambda: False, look: Callable[[Path], DicomFile | None] = inspect
 ) -> int | None:
-    """Return the number of files in the logs of a tree, to which every run adds.
+    """Return the number of files in the folders of a tree that every run writes to (see OF_RUNS).
 
     Args:
         root: the tree.
@@ -120,22 +120,26 @@ def texts_in_logs(
     Raises:
         Cancelled: `cancelled` returned True.
     """
-    try:
-        found = scan(root / LOGS, cancelled, look=look)
-    except FileNotFoundError:
-        return 0
-    except OSError:
-        return None
-    plain = not found.series and not found.bad_files and set(found.passed_over) <= {NOT_DICOM}
-    return found.passed_over[NOT_DICOM] if plain else None
+    texts = 0
+    for name in OF_RUNS:
+        try:
+            found = scan(root / name, cancelled, look=look)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        if found.series or found.bad_files or not set(found.passed_over) <= {NOT_DICOM}:
+            return None
+        texts += found.passed_over[NOT_DICOM]
+    return texts
 
 
 def with_texts(found: Mapping[str, Any], texts: int) -> dict[str, Any]:
-    """Return what was found in a tree earlier, as it is with so many files in the logs now.
+    """Return what was found in a tree earlier, as it is with so many texts of runs now.
 
     Args:
-        found: has `passed_over` (see `Scan`), and `texts`: the number of those among them that lay in the logs.
-        texts: see `texts_in_logs`.
+        found: has `passed_over` (see `Scan`), and `texts`: the number of texts of runs among them.
+        texts: see `texts_of_runs`.
     """
     passed_over = Counter(found["passed_over"])
     passed_over[NOT_DICOM] += texts - found["texts"]

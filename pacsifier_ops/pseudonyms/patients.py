@@ -125,11 +125,11 @@ def of_folder(root: Path, cancelled: Callable[[], bool] = never, allow_empty: bo
 
 def _in_tree(root: Path, cancelled: Callable[[], bool]) -> tuple[Cohort, list[int]]:
     """Return the cohort of a folder, and the series that clash. Nothing is scanned that is as it was."""
-    from pacsifier_ops.dicom.scan import scan, texts_in_logs
+    from pacsifier_ops.dicom.scan import scan, texts_of_runs
 
     with Standing(root, "patients") as standing:
         before = stamp_of_tree(root)
-        texts = texts_in_logs(root, cancelled)
+        texts = texts_of_runs(root, cancelled)
         if texts is not None and (kept := standing.get("", before)):
             patients, passed_over, unnamed, clashing = kept
             return Cohort([Patient(**one) for one in patients], "series", passed_over + texts, unnamed), clashing

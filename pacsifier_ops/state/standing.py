@@ -27,7 +27,7 @@ from pacsifier_ops import __version__
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.files import ascii_json, atomic_stream, private_folder, storage_errors
 from pacsifier_ops.state.facts import facts_folder, identity_at, settled_before
-from pacsifier_ops.state.tree import CONTROL, LOGS
+from pacsifier_ops.state.tree import CONTROL, OF_RUNS
 
 #: The stamp of what cannot be told to be as it was. Nothing stands with it.
 UNKNOWN = ""
@@ -71,9 +71,9 @@ def stamps_if_readable(root: Path) -> dict[str, str]:
 
 
 def stamp_of_tree(root: Path) -> str:
-    """Return the stamp of all folders of a tree but its logs, to which every run adds; UNKNOWN if it is unreadable."""
+    """Return the stamp of all folders of a tree but those of runs (see OF_RUNS); UNKNOWN if it cannot be read."""
     with suppress(OSError):
-        return whole({name: stamp for name, stamp in stamps_of(root).items() if name.partition("/")[0] != LOGS})
+        return whole({name: stamp for name, stamp in stamps_of(root).items() if name.partition("/")[0] not in OF_RUNS})
     return UNKNOWN
 
 

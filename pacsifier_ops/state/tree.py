@@ -25,6 +25,10 @@ from pacsifier_ops.state.leases import LeaseBusy, Leases, shared
 #: Folder of the tree for its own state, and for incomplete objects.
 CONTROL = ".pacsifier"
 LOGS = "logs"
+#: Folder of the hand-over report in a released tree.
+HANDOVER = "report"
+#: Folders in a tree that every run writes texts to.
+OF_RUNS = (LOGS, HANDOVER)
 
 #: States of a tree. A tree in conversion contains both kinds of data, and must not be used.
 IDENTIFIED, CONVERTING, DEIDENTIFIED = "identified", "converting", "de-identified"

@@ -28,6 +28,7 @@ from pacsifier_ops.runs.approvals import RELEASE, Decision
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import write_accounts
 from pacsifier_ops.runs.pages import VerdictBox, page
+from pacsifier_ops.state.tree import HANDOVER
 from pacsifier_ops.study.accounts import (
     MISSING,
     PUBLIC_MISSING,
@@ -39,7 +40,7 @@ from pacsifier_ops.study.accounts import (
 )
 from pacsifier_ops.study.gate import Gate
 from pacsifier_ops.study.project import Study
-from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, HANDOVER, RELEASED_FOLDER, folder_of
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, RELEASED_FOLDER, folder_of
 from pacsifier_ops.study.report import (
     KINDS,
     both,

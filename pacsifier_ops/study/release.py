@@ -44,7 +44,15 @@ from pacsifier_ops.state.approved import LISTED, Approved, approve, approved_of,
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_of
-from pacsifier_ops.state.tree import CONTROL, DEIDENTIFIED, begin, marker_of, refuse_around, refuse_unfinished
+from pacsifier_ops.state.tree import (
+    CONTROL,
+    DEIDENTIFIED,
+    HANDOVER,
+    begin,
+    marker_of,
+    refuse_around,
+    refuse_unfinished,
+)
 from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_below, files_of, parts_of, write_list
 from pacsifier_ops.study.project import NOBODY, Study
 from pacsifier_ops.study.run import ANONYMIZE, CONVERT, DICOMDIR, KARNAK, MOVE, RELEASE_TO, UPLOAD
@@ -504,10 +512,6 @@ def _former(target: Path) -> int:
     """Return the number of files that were released to a store, and are not in the stock any more."""
     known = approved_of(target)
     return len(known.former) if known else 0
-
-
-#: Folder of the hand-over report in `released/`.
-HANDOVER = "report"
 
 
 def released_of(run: Run) -> Released | None:

@@ -70,7 +70,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         TreeError: the folder for the log cannot be written; or the folder or a part of it is half de-identified.
         StorageError: the run's folder cannot be written.
     """
-    from pacsifier_ops.dicom.scan import scan, texts_in_logs, with_texts
+    from pacsifier_ops.dicom.scan import scan, texts_of_runs, with_texts
 
     given = request.folder.resolve()
     root = lies_in(given)
@@ -88,7 +88,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     except OSError as error:
         raise TreeError(f"the output folder cannot be written: {error.strerror}; check out_directory") from error
     check_place(node, given, bool(request.release), cancelled)
-    texts = texts_in_logs(root, cancelled)
+    texts = texts_of_runs(root, cancelled)
     if texts is not None and (before := plan_before(request, place, seen)):
         note_plan(run, seen, True)
         told, series = before

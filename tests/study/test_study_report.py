@@ -16,6 +16,7 @@ from pacsifier_ops.base.files import read_json
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, ROW_BAD, ROW_FOUND, UNBALANCED
 from pacsifier_ops.runs.approvals import APPROVED, RELEASE, Decision
 from pacsifier_ops.runs.pages import LONGEST_LIST
+from pacsifier_ops.state.tree import HANDOVER
 from pacsifier_ops.study import handover, report
 from pacsifier_ops.study.accounts import (
     DELIVERED,
@@ -27,7 +28,7 @@ from pacsifier_ops.study.accounts import (
     StudySeries,
 )
 from pacsifier_ops.study.closing import close
-from pacsifier_ops.study.release import HANDOVER, Released
+from pacsifier_ops.study.release import Released
 from pacsifier_ops.study.run import NOT_ENDED, OFF, STAGES
 from tests.runs.test_report_html import HOSTILE, Page
 from tests.study.test_study_accounts import GOOD, IMAGES, WITHHELD, night

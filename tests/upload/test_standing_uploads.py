@@ -135,6 +135,7 @@ def without_one(folder: Path) -> None:
 PLANS: dict[str, tuple[int, int, Callable[[Path], object]]] = {
     "nothing": (0, 4, lambda folder: None),
     "a text comes to the logs": (0, 4, lambda folder: text(folder / "logs" / "b.csv")),
+    "the report of a run is written": (0, 4, lambda folder: text(folder / "report" / "report.csv")),
     "a text comes elsewhere": (1, 4, lambda folder: text(folder / "c.csv")),
     "a file is touched": (1, 4, touched),
     "a file goes": (1, 3, lambda folder: min(folder.rglob("*.dcm")).unlink()),
