@@ -331,9 +331,9 @@ def test_the_patients_of_a_tree_that_is_as_it_was_are_not_looked_for(
     (root / "logs").mkdir()
     real = scan.scan
 
-    def heard(folder: Path, *more: Any) -> scan.Scan:
+    def heard(folder: Path, *more: Any, **named: Any) -> scan.Scan:
         scanned.append(folder)
-        return real(folder, *more)
+        return real(folder, *more, **named)
 
     monkeypatch.setattr(scan, "scan", heard)
 
