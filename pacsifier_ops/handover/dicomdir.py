@@ -529,8 +529,17 @@ def assemble(run: Run, cancelled: Question = never) -> dict[str, int]:
             as_compared = ((name, copy) for name, copy in copies.items() if statuses[name].st_ctime_ns == copy.ctime)
             kept = {copy.sha256: [name, *identity_of(statuses[name])] for name, copy in as_compared}
             keep_copies(request.in_folder, Known(since, str(request.out_folder), kept))
-        write_json(run.folder / "written.json", {"file-sets": written})
+        write_json(_written(run), {"file-sets": written})
     return {"files": len(copies), "file_sets": written}
+
+
+def is_written(run: Run) -> bool:
+    """Return whether a run has written the DICOMDIR of all its file-sets."""
+    return _written(run).exists()
+
+
+def _written(run: Run) -> Path:
+    return run.folder / "written.json"
 
 
 def _check_copies(
@@ -632,8 +641,7 @@ def report(run: Run) -> ToolAccount:
                 problems.append((readable(Path(unpacked(name))), problem))
             else:
                 copied += 1
-    done = run.folder / "written.json"
-    written = read_json(done)["file-sets"] if done.exists() else 0
+    written = read_json(_written(run))["file-sets"] if is_written(run) else 0
     if copied and not written:
         problems.append(("DICOMDIR", "not written: the run ended before"))
     account = ToolAccount(

@@ -25,7 +25,7 @@ from pacsifier_ops.study import run as stages
 from pacsifier_ops.study.accounts import COUNTS, LOST, Removal, StageAccount, StudyAccount, StudyRow, StudySeries
 from pacsifier_ops.study.chain import Chain, from_archive, from_folder, from_gateway
 from pacsifier_ops.study.project import Study
-from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, folder_of, released_objects, released_of
+from pacsifier_ops.study.release import DEIDENTIFIED_FOLDER, folder_of, has_file_set, released_objects, released_of
 from pacsifier_ops.study.removal import Listing
 from pacsifier_ops.study.run import NOT_ENDED, NOT_RUN, NOTHING_NEW, OFF, stages_of
 
@@ -66,7 +66,7 @@ def close(run: Run) -> StudyAccount:
     if linked := linker.linked(run):
         account.linker, account.linked = linked.folder, (linked.rows, linked.with_series)
     file_set = account.stage(stages.DICOMDIR)
-    if file_set.verdict == NOT_RUN and account.released and account.released.files and not account.released.new:
+    if file_set.verdict == NOT_RUN and account.released and account.released.files and has_file_set(run):
         file_set.verdict = NOTHING_NEW
     tagging = account.stage(stages.KARNAK)
     if tagging.verdict == INCOMPLETE and all_but_unknown(stage_run(run, stages.KARNAK)):

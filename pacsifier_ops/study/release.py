@@ -26,6 +26,7 @@ from pacsifier_ops.base.files import (
     data_folder,
     fsync_folder,
     name_below,
+    private_folder,
     private_handle,
     read_json,
     read_jsonl,
@@ -52,6 +53,7 @@ from pacsifier_ops.state.tree import (
     marker_of,
     refuse_around,
     refuse_unfinished,
+    state_folder,
 )
 from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_below, files_of, parts_of, write_list
 from pacsifier_ops.study.project import NOBODY, Study
@@ -247,7 +249,6 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
     else:
         _tell_audit(run, decision, stock)
     root, target = folder_of(study, DEIDENTIFIED_FOLDER), folder_of(study, RELEASED_FOLDER)
-    new = 0
     with storage_errors("the folder of the study"):
         if stock.files:
             _make_ready(target)
@@ -259,11 +260,10 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
                 if cancelled():
                     raise Cancelled("stopped on request")
                 placing.place(part, cancelled)
-            new, stale = placing.new, placing.stale()
+            stale = placing.stale()
         if before is not None:
             manifest = in_store(stage_run(run, RELEASE_TO)).read_bytes()
             write_atomic(target / MANIFEST, manifest, _mode())
-            new = len({*newly_released(run).read_text(encoding="utf-8").splitlines()})
         if study.has(ANONYMIZE):
             files = digest(listing_of(run))
             approve(target, listed(run), lying_in=root if study.release_to else None, digest_of_files=files)
@@ -276,7 +276,7 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
             decision.waived,
             stock.files,
             stock.bytes,
-            new,
+            len({*newly_released(run).read_text(encoding="utf-8").splitlines()}),  # also those of attempts before
             stale if lies_in(target) == target.resolve() else _former(target),
         )
         write_json(run.folder / _RELEASED, asdict(released))
@@ -370,7 +370,7 @@ class _Placing:
         before: the approved list of a data set that is released to a store: its images go there, and not here.
 
     Attributes:
-        new: number of files that were copied.
+        new: number of files that were copied in this attempt.
     """
 
     def __init__(self, run: Run, root: Path, target: Path, before: Approved | None) -> None:
@@ -525,8 +525,8 @@ def may_hand_over(run: Run, stage: str) -> bool:
     """Check that a stage may hand data over: a person has approved exactly what the run has released.
 
     Returns:
-        False if the run is not to release anything; for a DICOM file-set, also if it would be empty or the same as that
-        of an earlier run.
+        False if the run is not to release anything; for a DICOM file-set, also if it would be empty, or an earlier run
+        has made it.
 
     Raises:
         NotApproved: nothing was released, or something that nobody approved.
@@ -551,5 +551,30 @@ def may_hand_over(run: Run, stage: str) -> bool:
         return True
     if not released.files or next(released_objects(run), None) is None:  # a manifest makes no file-set
         return False
-    made = folder_of(study, FILE_SETS)
-    return released.new > 0 or not made.is_dir() or (made / run.name[-8:]).exists()
+    return not has_file_set(run)
+
+
+def has_file_set(run: Run) -> bool:
+    """Return whether an earlier run has made a DICOM file-set of exactly the files that this one has released.
+
+    One that was killed, or failed, has made none, whatever it has released. Somebody may have removed it since.
+    """
+    study = Study.of(run)
+    with suppress(FileNotFoundError):
+        files, maker = read_json(_file_set_note(study))
+        return files == digest(listing_of(run)) and maker != run.name and folder_of(study, FILE_SETS).is_dir()
+    return False
+
+
+def note_file_set(run: Run) -> None:
+    """Note that the run has made a DICOM file-set of the files that it has released.
+
+    Raises:
+        StorageError: the state root cannot be written.
+    """
+    with storage_errors("the state root"):
+        write_json(_file_set_note(Study.of(run)), [digest(listing_of(run)), run.name])
+
+
+def _file_set_note(study: Study) -> Path:
+    return private_folder(state_folder(folder_of(study, RELEASED_FOLDER).resolve())) / "file-set.json"

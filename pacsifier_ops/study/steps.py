@@ -412,10 +412,14 @@ def report(run: Run) -> StudyAccount:
         InputError: the study was not set up.
         StorageError: something cannot be read or written.
     """
+    from pacsifier_ops.handover.dicomdir import is_written
     from pacsifier_ops.study import closing, handover
     from pacsifier_ops.study import report as manager
+    from pacsifier_ops.study.release import note_file_set
 
     account = closing.close(run)
+    if is_written(stage_run(run, stages.DICOMDIR)):
+        note_file_set(run)
     handover.write_report(run, account)
     manager.write_report(run, account)
     return account

@@ -25,7 +25,7 @@ from pacsifier_ops.state import facts
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.tree import Tree
 from pacsifier_ops.study import chain, closing, release, steps
-from pacsifier_ops.study.run import UPLOAD
+from pacsifier_ops.study.run import DICOMDIR, NOTHING_NEW, UPLOAD
 from tests.support.embedded import node_of, series, serving
 from tests.support.opens import opened
 from tests.support.study import StudyRun
@@ -237,3 +237,55 @@ def test_the_order_of_series_does_not_tell_which_are_new(
     steps.check(night(pacs, research, root, verify="all").run)
     again = list(reader(Path(accounts[0]["linker"], "linker.csv").read_text(encoding="utf-8").splitlines()))
     assert again == lines
+
+
+def released(run: StudyRun) -> release.Released:
+    found = release.released_of(run.run)
+    assert found is not None
+    return found
+
+
+def wants_file_set(run: StudyRun) -> bool:
+    return release.may_hand_over(run.run, DICOMDIR)
+
+
+def test_a_file_set_that_failed_is_made_in_the_next_night(
+    pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, tmp_path: Path
+) -> None:
+    first = night(pacs, research, root, dicomdir=True)
+    assert wants_file_set(first)
+    first.make_file_set()
+    steps.report(first.run)
+    second = night(pacs, research, root, dicomdir=True)
+    assert not wants_file_set(second)
+    assert closing.close(second.run).stage(DICOMDIR).verdict == NOTHING_NEW
+    pacs.add(write(series("ZQX-2", series_number=7, n_images=2), tmp_path / "new"))
+    third = night(pacs, research, root, dicomdir=True)  # its file-set fails
+    assert wants_file_set(third)
+    fourth = night(pacs, research, root, dicomdir=True)
+    assert released(fourth).new == 0 and wants_file_set(fourth)
+    fourth.make_file_set()
+    steps.report(fourth.run)
+    assert not wants_file_set(night(pacs, research, root, dicomdir=True))
+
+
+def test_a_release_that_was_killed_counts_what_it_had_copied(
+    pacs: EmbeddedPacs, research: EmbeddedPacs, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"PatientID": "ZQX-1"}, {"PatientID": "ZQX-2"}]
+    run = StudyRun(node_of(pacs), root, rows, {"dicomdir": True})
+    run.make()
+    steps.check(run.run)
+    copied, real = list[int](), release._copied
+
+    def killed(*given: Path) -> str:
+        copied.append(1)
+        if len(copied) == 4:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(release, "_copied", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.approve_and_release()
+    release.release(run.run)
+    assert released(run).new == released(run).files
