@@ -212,11 +212,17 @@ def measure(
 
 
 def _table(files: int, meters: dict[str, Meter]) -> str:
-    lines = [f"### {files:,} files", "", "| stage |" + "".join(f" {name}: CPU s | images read | peak, MB |" for name in meters)]
+    lines = [
+        f"### {files:,} files",
+        "",
+        "| stage |" + "".join(f" {name}: CPU s | images read | peak, MB |" for name in meters),
+    ]
     lines.append("|---|" + "---:|---:|---:|" * len(meters))
     for stage in next(iter(meters.values())).costs:
         costs = [meter.costs[stage] for meter in meters.values()]
-        lines.append(f"| {stage} |" + "".join(f" {cost.seconds:.2f} | {cost.images:,} | {cost.memory:.0f} |" for cost in costs))
+        lines.append(
+            f"| {stage} |" + "".join(f" {cost.seconds:.2f} | {cost.images:,} | {cost.memory:.0f} |" for cost in costs)
+        )
     sums = [
         (sum(c.seconds for c in m.costs.values()), sum(c.images for c in m.costs.values())) for m in meters.values()
     ]
