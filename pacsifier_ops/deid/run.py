@@ -446,7 +446,7 @@ def series_of(store: Store) -> Iterator[SourceSeries]:
 
 
 #: Begin of a line with the outcome of an object, as `Store.settle` writes it.
-_SETTLED = re.compile(r'\{"uid":"([^"\\]*)"')
+_SETTLED = re.compile(rb'\{"uid":"([^"\\]*)"')
 
 
 def _lines(path: Path, of: AbstractSet[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -456,14 +456,15 @@ def _lines(path: Path, of: AbstractSet[str] | None = None) -> Iterator[dict[str,
         of: see `Store.settled`. Lines that do not tell at their begin whose they are come as well.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return
-    for line in text.split("\n"):
-        if of is not None and (begin := _SETTLED.match(line)) and begin[1] not in of:
+    wanted = None if of is None else {uid.encode(errors="replace") for uid in of}
+    for line in lines:
+        if wanted is not None and (begin := _SETTLED.match(line)) and begin[1] not in wanted:
             continue
         try:
-            item = json_line(line)
+            item = json_line(line.decode(errors="replace"))
         except ValueError:
             continue
         if isinstance(item, dict):

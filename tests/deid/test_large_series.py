@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,11 @@ from pacsifier_ops.deid.run import DEIDENTIFIED, DeidRequest, Settled, Store, st
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.runs.folder import Run
 from tests.support.airflow_home import KUNIGUNDE
+
+
+def images(folder: Path, count: int) -> None:
+    values: dict[str, Any] = {**KUNIGUNDE, "n_images": count, "rows": 8, "columns": 8}
+    write(phantom_series(**values), folder)
 
 
 def settled(out: Path) -> tuple[Store, Path]:
@@ -28,7 +34,7 @@ def test_a_part_decodes_the_outcomes_of_its_own_objects(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         module, "json_line", lambda line: [lines.append(line) if line else None, files.json_line(line)][1]
     )
-    write(phantom_series(**KUNIGUNDE, n_images=12, rows=8, columns=8), tmp_path / "in")
+    images(tmp_path / "in", 12)
     for decoded in (0, 12):
         run, lines[:] = Run.fresh(), []
         for unit in steps.prepare(run, DeidRequest(tmp_path / "in", tmp_path / "out", profile="default")):
@@ -38,7 +44,7 @@ def test_a_part_decodes_the_outcomes_of_its_own_objects(tmp_path: Path, monkeypa
 
 
 def test_outcomes_of_some_objects_are_those_of_all(tmp_path: Path) -> None:
-    write(phantom_series(**KUNIGUNDE, n_images=3, rows=8, columns=8), tmp_path / "in")
+    images(tmp_path / "in", 3)
     run = Run.fresh()
     for unit in steps.prepare(run, DeidRequest(tmp_path / "in", tmp_path / "out", profile="default")):
         steps.convert(run, unit)
