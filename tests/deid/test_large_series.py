@@ -31,9 +31,12 @@ def settled(out: Path) -> tuple[Store, Path]:
 def test_a_part_decodes_the_outcomes_of_its_own_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "PART", 2)
     lines: list[str] = []
-    monkeypatch.setattr(
-        module, "json_line", lambda line: [lines.append(line) if line else None, files.json_line(line)][1]
-    )
+
+    def decoded_line(line: str) -> Any:
+        lines.extend([line] if line else [])
+        return files.json_line(line)
+
+    monkeypatch.setattr(module, "json_line", decoded_line)
     images(tmp_path / "in", 12)
     for decoded in (0, 12):
         run, lines[:] = Run.fresh(), []
