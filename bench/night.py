@@ -1,8 +1,9 @@
 """A night of a study: what each stage costs where nothing is new, and where little is.
 
-`python -m bench.night 10000 100000` prints a table for each number of files. Every stage is called as its DAG does,
-without Airflow. The archive, and the node that the study uploads to, are embedded ones in processes of their own, and
-do not count. Processor time is that of this process: user and system.
+`python -m bench.night 10000 100000` prints a table for each number of files, and `--images 20000 --series 1` has all of
+them in one series. Every stage is called as its DAG does, without Airflow. The archive, and the node that the study
+uploads to, are embedded ones in processes of their own, and do not count. Processor time is that of this process: user
+and system.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import cProfile
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,6 +34,8 @@ from tests.support.study import StudyRun
 IMAGES, SERIES = 100, 10
 #: The night with a new patient.
 NEWS = "10 new images"
+#: Stands in a pattern for the number of an image, which is its place in millimetres as well.
+PLACE = "999999"
 #: Seconds after which files count as settled: what has just changed is read again (see `state.facts`).
 SETTLING = 4
 
@@ -44,11 +48,13 @@ class Cost:
         seconds: processor time.
         images: numbers of image files that were opened.
         others: number of other files that were opened below the home.
+        memory: peak memory of the process until the end of the stage, in MB (10**6 bytes).
     """
 
     seconds: float = 0.0
     images: int = 0
     others: int = 0
+    memory: float = 0.0
 
 
 @dataclass
@@ -86,6 +92,7 @@ class Meter:
             profile.runcall(work) if profile else work()
         finally:
             cost.seconds += time.process_time() - begun
+            cost.memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
             self._now = None
         if profile and self.profiles:
             profile.dump_stats(self.profiles / f"{stage}.prof")
@@ -134,14 +141,16 @@ def make(folder: Path, patient: int, images: int, series: int = SERIES) -> list[
             rows=4,
             columns=4,
         )
+        one.InstanceNumber, one.ImagePositionPatient[2] = PLACE, PLACE
         first = folder / f"{patient}-{number}.dcm"
         one.save_as(first, enforce_file_format=True)
         data, uid = first.read_bytes(), str(one.SOPInstanceUID)
         first.unlink()
         for image in range(images):
-            digits = f"{patient * SERIES * 1000 + number * 1000 + image:0{len(uid) - 6}d}"
+            digits = f"{number}{image:06d}".rjust(len(uid) - 6 - 6, "0") + f"{patient:06d}"
             path = folder / f"{patient}-{number}-{image}.dcm"
-            path.write_bytes(data.replace(uid.encode(), f"2.25.1{digits}".encode()))
+            named = data.replace(uid.encode(), f"2.25.1{digits}".encode())
+            path.write_bytes(named.replace(PLACE.encode(), f"{image + 1:06d}".encode()))
             paths.append(path)
     return paths
 
@@ -165,10 +174,14 @@ def serving(folder: Path, aet: str) -> Iterator[PacsNode]:
         server.wait()
 
 
-def measure(files: int, keep: Path | None = None, profiles: Path | None = None) -> str:
+def measure(
+    files: int, keep: Path | None = None, profiles: Path | None = None, images: int = IMAGES, series: int = SERIES
+) -> str:
     """Return the table for a study of this number of files.
 
     Args:
+        images: images in a series.
+        series: series of a patient.
         keep: folder of the study, which stays; if it is there, the first night is not repeated. None: a temporary
             one.
         profiles: folder for a profile of each stage of the night without anything new.
@@ -181,8 +194,8 @@ def measure(files: int, keep: Path | None = None, profiles: Path | None = None) 
         if (home / "archive").exists():
             del names[0]
         else:
-            for patient in range(max(1, files // (IMAGES * SERIES))):
-                make(home / "archive", patient, IMAGES)
+            for patient in range(max(1, files // (images * series))):
+                make(home / "archive", patient, images, series)
         os.environ.update(PACSIFIER_HOME=str(home), PACSIFIER_DATA_ROOT=str(home / "data"))
         meters = {}
         for name in names:
@@ -199,15 +212,21 @@ def measure(files: int, keep: Path | None = None, profiles: Path | None = None) 
 
 
 def _table(files: int, meters: dict[str, Meter]) -> str:
-    lines = [f"### {files:,} files", "", "| stage |" + "".join(f" {name}: CPU s | images read |" for name in meters)]
-    lines.append("|---|" + "---:|---:|" * len(meters))
+    lines = [
+        f"### {files:,} files",
+        "",
+        "| stage |" + "".join(f" {name}: CPU s | images read | peak, MB |" for name in meters),
+    ]
+    lines.append("|---|" + "---:|---:|---:|" * len(meters))
     for stage in next(iter(meters.values())).costs:
         costs = [meter.costs[stage] for meter in meters.values()]
-        lines.append(f"| {stage} |" + "".join(f" {cost.seconds:.2f} | {cost.images:,} |" for cost in costs))
+        lines.append(
+            f"| {stage} |" + "".join(f" {cost.seconds:.2f} | {cost.images:,} | {cost.memory:.0f} |" for cost in costs)
+        )
     sums = [
         (sum(c.seconds for c in m.costs.values()), sum(c.images for c in m.costs.values())) for m in meters.values()
     ]
-    lines.append("| all |" + "".join(f" {seconds:.2f} | {images:,} |" for seconds, images in sums))
+    lines.append("| all |" + "".join(f" {seconds:.2f} | {images:,} | |" for seconds, images in sums))
     return "\n".join([*lines, ""])
 
 
@@ -217,9 +236,12 @@ def main() -> None:
     parser.add_argument("files", type=int, nargs="+", help="numbers of files")
     parser.add_argument("--keep", type=Path, help="folder of the study; it stays, and the nights go on there")
     parser.add_argument("--profiles", type=Path, help="folder for profiles of the night without anything new")
+    parser.add_argument("--images", type=int, default=IMAGES, help="images in a series (default: %(default)s)")
+    parser.add_argument("--series", type=int, default=SERIES, help="series of a patient (default: %(default)s)")
     arguments = parser.parse_args()
     for files in arguments.files:
-        print(measure(files, arguments.keep, arguments.profiles), flush=True)
+        shape = (arguments.images, arguments.series)
+        print(measure(files, arguments.keep, arguments.profiles, *shape), flush=True)
 
 
 if __name__ == "__main__":

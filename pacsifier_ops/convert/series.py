@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,13 @@ _NO_MODALITY = {"SR": "structured report", "KO": "key objects", "PR": "presentat
 _NAME = re.compile(r"[!-~]{1,80}")
 
 _PIECE = 1 << 20
+#: Maximum length of an axis of NIfTI-1. With more slices the converter writes their number modulo 65,536, as many of
+#: them, and reports success.
+_LONGEST = 2**15 - 1
+_TOO_MANY = (
+    "{} images are more than the converter can put together: an image of NIfTI has 32,767 slices at most; divide the "
+    "series where it is made, or use its DICOM"
+)
 
 
 @dataclass
@@ -192,7 +200,7 @@ def convert_series(
         with storage_errors("out_folder"):
             kept = place / "kept"
             shutil.rmtree(kept, ignore_errors=True)  # what the converter may have put there
-            made = _collect(outbox, private_folder(kept), header)
+            made = _collect(outbox, private_folder(kept), header, said.used)
     except ConverterFailed as error:
         outcome.outcome, outcome.reason = FAILED, str(error)
         _note_failure(note, item.number, place)
@@ -263,8 +271,11 @@ def _header(path: Path) -> Dataset | None:
 _NUMBERS = ("SpecificCharacterSet", "KVP", "SliceThickness", "GantryDetectorTilt")
 
 
-def _collect(outbox: Path, kept: Path, header: Dataset | None) -> list[ImageRecord]:
+def _collect(outbox: Path, kept: Path, header: Dataset | None, used: int) -> list[ImageRecord]:
     """Check what the converter has written, clean it, and move it to `kept`.
+
+    Args:
+        used: number of files that it has put into images.
 
     Raises:
         ConverterFailed: there is nothing, or something that is not whole.
@@ -282,7 +293,7 @@ def _collect(outbox: Path, kept: Path, header: Dataset | None) -> list[ImageReco
         try:
             image = nifti.clean(source)
         except ValueError as error:
-            raise ConverterFailed(f"{error}") from None
+            raise ConverterFailed(_TOO_MANY.format(f"{used:,}") if used > _LONGEST else f"{error}") from None
         nifti.pack(source, kept / f"{name}.nii.gz")
         source.unlink()
         for ending in (".bval", ".bvec"):
@@ -298,6 +309,8 @@ def _collect(outbox: Path, kept: Path, header: Dataset | None) -> list[ImageReco
                 name, list(image.dims), image.volumes, files, sidecar.filtered(_said(outbox / f"{name}.json"), header)
             )
         )
+    if _LONGEST < used > sum(prod(image.dims[2:]) for image in made):
+        raise ConverterFailed(_TOO_MANY.format(f"{used:,}"))
     return made
 
 

@@ -28,7 +28,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -376,9 +378,14 @@ class Store:
         """Return the path of what the heads of the results of a series say."""
         return private_folder(self.folder / "heads") / f"{key}.jsonl"
 
-    def settled(self, key: str) -> dict[str, Settled]:
-        """Return the outcomes of the objects of a series so far, by SOP Instance UID; the last line of each counts."""
-        return {item["uid"]: Settled(**item) for item in _lines(self._path(key))}
+    def settled(self, key: str, of: AbstractSet[str] | None = None) -> dict[str, Settled]:
+        """Return the outcomes of the objects of a series so far, by SOP Instance UID; the last line of each counts.
+
+        Args:
+            of: SOP Instance UIDs of the objects that matter; None: all of the series. A large series is converted in
+                parts, and to decode all of its lines for each of them takes longer than the parts.
+        """
+        return {item["uid"]: Settled(**item) for item in _lines(self._path(key), of)}
 
     def seen(self, key: str) -> list[int]:
         """Return the identity of the file with the outcomes of a series, see `facts.identity_of`; empty without any."""
@@ -438,15 +445,26 @@ def series_of(store: Store) -> Iterator[SourceSeries]:
     return (SourceSeries(**item) for item in read_jsonl(store.series)) if store.series.exists() else iter(())
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the complete lines of a file to which lines are added; none where it does not exist."""
+#: Begin of a line with the outcome of an object, as `Store.settle` writes it.
+_SETTLED = re.compile(rb'\{"uid":"([^"\\]*)"')
+
+
+def _lines(path: Path, of: AbstractSet[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the complete lines of a file to which lines are added; none where it does not exist.
+
+    Args:
+        of: see `Store.settled`. Lines that do not tell at their begin whose they are come as well.
+    """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return
-    for line in text.split("\n"):
+    wanted = None if of is None else {uid.encode(errors="replace") for uid in of}
+    for line in lines:
+        if wanted is not None and (begin := _SETTLED.match(line)) and begin[1] not in wanted:
+            continue
         try:
-            item = json_line(line)
+            item = json_line(line.decode(errors="replace"))
         except ValueError:
             continue
         if isinstance(item, dict):

@@ -504,7 +504,7 @@ class Converting(Worker[SourceSeries, Counts]):
         counts.reason = "not ended"
         fresh: list[Settled] = []
         heads: dict[str, Head] = {}
-        settled = self._store.settled(source.key)
+        settled = self._store.settled(source.key, {uid for *_, uid in source.files})
         seen = {old for item in settled.values() for old in item.uids}
         for name, size, mtime, uid in source.files:
             if self._cancelled():

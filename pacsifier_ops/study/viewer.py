@@ -39,6 +39,9 @@ _SECONDS, _MEMORY, _IDLE = 20.0, 4 * 2**30, 600
 #: Seconds that a request waits for those before it.
 _PATIENCE = 30.0
 
+#: Maximum number of files that one request looks through: a series may have more than can be read in _SECONDS, and
+#: people who look at other images have their turn in between.
+_PORTION = 1000
 #: Maximum number of frames of a file that are offered; a file may say any number.
 _MOST_FRAMES = 100_000
 _UNSHOWN = "the image cannot be shown: it is gone, has changed, is damaged, or of a kind that no decoder knows"
@@ -103,10 +106,14 @@ def images_of(run: Run, number: int) -> list[tuple[int, int]]:
         StorageError: many people are looking at images.
     """
     root, files = _files(run, number)
-    answer = _asked({"root": str(root), "files": [file["path"] for file in files]})
-    if answer is None:
-        raise InputError("the images of this series could not be looked through in time")
-    return [(int(place), min(int(frames), _MOST_FRAMES)) for place, frames in json.loads(answer)]
+    found: list[list[int]] = []
+    for start in range(0, len(files), _PORTION):
+        names = [file["path"] for file in files[start : start + _PORTION]]
+        answer = _asked({"root": str(root), "files": names, "start": start})
+        if answer is None:
+            raise InputError("the images of this series could not be looked through in time")
+        found += json.loads(answer)
+    return [(int(place), min(int(frames), _MOST_FRAMES)) for _, place, frames in sorted(found)]
 
 
 def frame_of(run: Run, number: int, file: int, frame: int) -> bytes:
@@ -194,8 +201,8 @@ def _answer(request: dict[str, Any]) -> bytes | None:
     """Return the answer to a request of `images_of` or `frame_of`; None: there is none."""
     root = Path(request["root"])
     if "files" in request:
-        found = (_image(root, name, place) for place, name in enumerate(request["files"]))
-        return json.dumps([[place, frames] for _, place, frames in sorted(filter(None, found))]).encode()
+        found = (_image(root, name, place) for place, name in enumerate(request["files"], request["start"]))
+        return json.dumps([*filter(None, found)]).encode()
     try:
         with open_below(root, request["file"]) as stream:
             if stream.seek(0, 2) != request["size"]:

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pacsifier_ops.base import settings
-from pacsifier_ops.base.errors import AssociationAborted, DestinationRefused, PacsTimeout
+from pacsifier_ops.base.errors import AssociationAborted, DestinationRefused, PacsError, PacsTimeout
 from pacsifier_ops.base.files import storage_errors
 from pacsifier_ops.base.identity import SeriesId
 from pacsifier_ops.base.waiting import pause
@@ -57,6 +57,7 @@ class Stow(WebDestination):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._alone: set[str] = set()
+        self._knows_lists = True
         self.scope: list[tuple[str, str]] = []
 
     def check(self) -> None:
@@ -162,17 +163,41 @@ class Stow(WebDestination):
             wanted.setdefault(file.series, set()).add(file.sop_instance_uid)
         found = set()
         for series, uids in wanted.items():
-            listed = self._instances(series)
+            listed = self._instances_of(series, uids) if len(uids) <= MOST_OBJECTS else None
+            if listed is None:
+                listed = self._instances(series)
             if listed is None:
                 return None
             found |= uids & listed
         return found
 
-    def _instances(self, series: SeriesId) -> set[str] | None:
+    def _instances_of(self, series: SeriesId, uids: set[str]) -> set[str] | None:
+        """Return instances if the server lists them all when it is asked for these; None: their series has to tell.
+
+        Else a large series would be listed whole after each of its portions. Not every server knows lists of UIDs, so
+        its "no" proves nothing.
+        """
+        if not self._knows_lists:
+            return None
+        try:
+            listed = self._instances(series, sorted(uids))
+        except PacsError:
+            listed = None
+        if listed is None or listed - uids:
+            self._knows_lists = False
+        return listed if listed is not None and uids <= listed else None
+
+    def _instances(self, series: SeriesId, uids: Sequence[str] = ()) -> set[str] | None:
+        """Return what the server lists of a series (PS3.18 10.6); None where it has no QIDO-RS.
+
+        Args:
+            uids: SOP Instance UIDs to ask for (8.3.4.1); a server may list others as well.
+        """
         found: set[str] = set()
+        of = [("SOPInstanceUID", ",".join(uids))] if uids else []
         while True:
             path = f"/studies/{series.study_uid}/series/{series.series_uid}/instances"
-            reply = self.ask("GET", path, [("limit", str(_PAGE)), ("offset", str(len(found))), *self.scope])
+            reply = self.ask("GET", path, [*of, ("limit", str(_PAGE)), ("offset", str(len(found))), *self.scope])
             if reply.status in (204, 404):
                 return found
             if reply.status != 200:
@@ -184,6 +209,8 @@ class Stow(WebDestination):
             if page <= found:
                 return found
             found |= page
+            if uids and (found.issuperset(uids) or not page.issubset(uids)):
+                return found  # all of them, or the server knows no lists of UIDs
             if len(page) < _PAGE:
                 # A server may have a smaller limit of its own.
                 continue

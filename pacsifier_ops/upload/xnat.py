@@ -20,8 +20,9 @@ from pacsifier_ops.upload.filestore import Reading
 from pacsifier_ops.upload.nodes import XnatNode
 from pacsifier_ops.upload.web import Streamed, WebDestination, file_part
 
-#: Objects of one session after which its catalog is asked for.
-_MOST = 100
+#: Objects of one session after which its catalog is asked for: so many at least, and this part of those before. As the
+#: catalog has all files, it would grow with the square of them otherwise.
+_LEAST, _PART = 100, 4
 NOT_KEPT = "XNAT has taken it, and its catalog does not have it as it was sent"
 
 
@@ -45,8 +46,11 @@ class Xnat(WebDestination):
         """Yield portions, after each of which the catalog is asked."""
         self.open()
         self._before_transfer()
-        for start in range(0, len(files), _MOST):
-            yield files[start : start + _MOST], {}
+        start = 0
+        while start < len(files):
+            end = start + max(_LEAST, start // _PART)
+            yield files[start:end], {}
+            start = end
 
     def put(self, files: Sequence[DicomFile], again: bool) -> Mapping[str, Answer]:
         """Import objects one by one, then compare size and MD5 of each with the catalog."""

@@ -46,7 +46,7 @@ def image(name="image", n=4, cut=0, more=b"", descrip=b"", extension=False):
     head[148:148 + len(descrip)] = descrip
     head[344:348] = b"n+1\\0"
     if extension: head[348] = 1
-    data = bytes(head) + bytes(2 * n ** 3) + more
+    data = bytes(head) + bytes(max(0, 2 * n ** 3)) + more
     open(f"{{out}}/{{name}}.nii", "wb").write(data[:len(data) - cut])
 def say(used=len(files), found=len(files)):
     print(f"Found {{found}} DICOM file(s)")
@@ -90,6 +90,8 @@ FAILURES = {
         "image(); open(out + '/image.bval', 'w').write('0 12_3456'); say()",
         "diffusion values",
     ),
+    "counts slices in 16 bits, and comes to few": ("image(); say(2**16 + 4)", "65,540 images are more than"),
+    "counts slices in 16 bits, and comes below none": ("image(n=-4); say(2**16 - 4)", "65,532 images are more than"),
     "remarks without end": ("while True: print('x' * 10000)", "without end"),
     "writes words as numbers": (
         "image(); open(out + '/image.bval', 'w').write('0 1000 Wurzelbacher'); say()",

@@ -88,6 +88,21 @@ def test_every_released_image_is_shown_with_its_values_and_its_window(study: Stu
         assert numbers == sorted(numbers) and len(numbers) == one.files
 
 
+def test_a_large_series_is_looked_through_in_portions(study: StudyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = viewer.images_of(study.run, 1)
+    looked: list[int] = []
+    ask = viewer._asked
+
+    def asked(request: Any) -> bytes | None:
+        looked.append(len(request["files"]))
+        return ask(request)
+
+    monkeypatch.setattr(viewer, "_asked", asked)
+    monkeypatch.setattr(viewer, "_PORTION", 2)
+    assert viewer.images_of(study.run, 1) == whole and len(whole) == 3
+    assert looked == [2, 1]
+
+
 def test_nothing_else_has_an_address(study: StudyRun) -> None:
     for number, file, frame in ((0, 0, 0), (3, 0, 0), (-1, 0, 0), (1, 3, 0), (1, -1, 0), (1, 0, 1), (1, 0, -1)):
         with pytest.raises(InputError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import COMPLETE, INCOMPLETE, RunAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.upload import steps
+from pacsifier_ops.upload import xnat as module
 from pacsifier_ops.upload.nodes import KheopsNode, XnatNode
 from pacsifier_ops.upload.run import UploadRequest
 from pacsifier_ops.upload.xnat import NOT_KEPT
@@ -102,6 +104,17 @@ def test_what_xnat_does_otherwise_is_not_delivered(
     account = upload(xnat_node(xnat, into=into), folder)
     assert account.verdict == INCOMPLETE and told in reasons(account)
     assert account.totals()["received"] == 0
+
+
+def test_the_catalog_of_a_large_session_is_asked_for_less_and_less(
+    xnat: XnatFake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEAST", 1)
+    write(series("PSEUDO1", n_images=40), tmp_path / "released" / "sub-PSEUDO1" / "ses-1" / "00001-Head")
+    assert upload(xnat_node(xnat), tmp_path / "released").totals()["received"] == 40
+    imported = list(accumulate(request.service == "xnat" and request.method == "POST" for request in xnat.requests))
+    listed = [n for n, request in zip(imported, xnat.requests, strict=True) if request.path.endswith("/ALL/files")]
+    assert listed[-1] == 40 and sum(listed) < 8 * 40
 
 
 def test_what_xnat_forgets_is_missing(xnat: XnatFake, folder: Path) -> None:

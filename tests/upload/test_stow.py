@@ -95,6 +95,36 @@ def test_objects_arrive_in_portions_and_are_listed(
     assert (totals["present"], totals["received"], server.count("stow")) == (5, 0, 3)
 
 
+def _rows_listed(server: FaultyWeb) -> int:
+    """Return how many instances the server was asked to list, where it answers with what was asked for."""
+    asked = [dict(request.query) for request in server.requests if request.service == "qido"]
+    return sum(len(query.get("SOPInstanceUID", "").split(",")) for query in asked if "SOPInstanceUID" in query)
+
+
+def test_a_large_series_is_not_listed_whole_after_each_portion(
+    server: FaultyWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow, "MOST_OBJECTS", 2)
+    write(series("A", n_images=12), tmp_path / "upload")
+    assert upload(node_of(server), tmp_path / "upload").verdict == COMPLETE
+    of_instances = [request for request in server.requests if request.path.endswith("/instances")]
+    assert server.count("stow") == 6 and len(of_instances) == 6 and _rows_listed(server) == 12
+
+
+@pytest.mark.parametrize(
+    "fault", [("qido.ignore_key", "SOPInstanceUID"), ("qido.refuse_key", "SOPInstanceUID"), ("qido.page_limit", 1)]
+)
+def test_a_server_that_knows_no_lists_of_uids_lists_the_series(
+    server: FaultyWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: tuple[str, Any]
+) -> None:
+    monkeypatch.setattr(stow, "MOST_OBJECTS", 2)
+    write(series("A", n_images=6), tmp_path / "upload")
+    server.fail(*fault)
+    account = upload(node_of(server), tmp_path / "upload")
+    assert account.verdict == COMPLETE, reasons(account)
+    assert held(server) == sums(tmp_path / "upload")
+
+
 def test_what_is_not_listed_any_more_is_sent_again(server: FaultyWeb, folder: Path) -> None:
     upload(node_of(server), folder)
     server.clear()
