@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,19 +151,21 @@ def counts_of(source: SourceSeries) -> Counts:
 def _needed_nothing(
     request: DeidRequest, store: Store, outcomes: Iterable[tuple[SourceSeries, Counts]]
 ) -> Iterator[Found]:
+    @cache  # a large series has many parts, and one folder
+    def stamp_of_target(target: str) -> str:
+        return stamp_of_folder(request.out_folder / target, request.out_folder)
+
+    def seen_now(source: SourceSeries) -> str:
+        return _seen(request, store, source, stamp_of_target(source.target))
+
     for source, counts in outcomes:
         if _stood(source, counts):
-            yield Found(key_of(source), partial(_seen_now, request, store, source), True)
+            yield Found(key_of(source), partial(seen_now, source), True)
 
 
 def _stood(source: SourceSeries, counts: Counts) -> bool:
     """Return whether nothing was to be done for a part."""
     return replace(counts, seconds=0.0) == counts_of(source)
-
-
-def _seen_now(request: DeidRequest, store: Store, source: SourceSeries) -> str:
-    own = stamp_of_folder(request.out_folder / source.target, request.out_folder)
-    return _seen(request, store, source, own)
 
 
 def _seen(request: DeidRequest, store: Store, source: SourceSeries, own: str) -> str:
