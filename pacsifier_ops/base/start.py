@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import runpy
 import sys
 
@@ -14,15 +15,12 @@ _ARRAYS, _DECODERS, _FETCHERS = "numpy", ("gdcm", "PIL"), ("requests", "tqdm")
 _BETWEEN_COLLECTIONS = 50_000
 
 
-def start_light(arrays: bool = False) -> None:
+def start_light() -> None:
     """Keep this process from loading what it does not use, and from looking for garbage where there is none.
 
     Call it first in a process of its own, and only where nothing in it decodes pixels.
-
-    Args:
-        arrays: the process computes with pixels that are not compressed.
     """
-    _keep_out(*_DECODERS, *_FETCHERS, *([] if arrays else [_ARRAYS]))
+    _keep_out(*_DECODERS, *_FETCHERS, _ARRAYS)
     gc.set_threshold(_BETWEEN_COLLECTIONS)
     # Python looks through all objects once more when it ends, though the system takes back all memory.
     atexit.register(gc.freeze)
@@ -37,6 +35,9 @@ def allow(name: str) -> None:
     """Let a library be imported after all that `start_light` keeps out."""
     if sys.modules.get(name, sys) is None:
         del sys.modules[name]
+        # What pydicom makes colours with looks for numpy once, when it is loaded; pydicom loads it with all else.
+        if name == _ARRAYS and (processing := sys.modules.get("pydicom.pixels.processing")):
+            importlib.reload(processing)
 
 
 def decoding(module: str) -> list[str]:

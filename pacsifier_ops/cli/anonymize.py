@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = request_from(DeidRequest, args)
     shared = _is_shared(request.in_folder)
     if argv is None:
-        # Where several processes convert, this one does not see a pixel.
-        start_light(arrays=not shared)
+        start_light()
     try:
         return anonymize(request, shared)
     except PacsifierError as error:

@@ -5,4 +5,4 @@ Compressed pixels are decoded in processes of their own, see `deid.pixels` and `
 
 from pacsifier_ops.base.start import start_light
 
-start_light(arrays=True)
+start_light()

@@ -15,7 +15,8 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from pacsifier_ops.base.errors import FileUnreadable, PacsifierError, StorageError, Unfit
-from pacsifier_ops.deid import leftout, pixels, reading, technique, verifier, writing
+from pacsifier_ops.base.start import allow
+from pacsifier_ops.deid import leftout, reading, technique, verifier, writing
 from pacsifier_ops.deid.devices import Blackout
 from pacsifier_ops.deid.engine import Deidentified, Engine
 from pacsifier_ops.deid.exclusion import Judge, Kind
@@ -144,6 +145,9 @@ class Converter:
             dataset, source.person, calendar, without, source.known.get("PatientName", ())
         )
         if blackout is not None:
+            allow("numpy")  # few runs need it, and it takes as long to load as all else
+            from pacsifier_ops.deid import pixels
+
             outcome.counts.update(dict.fromkeys(pixels.blackout(outcome.dataset, blackout), 1))
         with _room():
             sha256 = writing.write(outcome if blackout is None else outcome.dataset, target)
