@@ -46,10 +46,10 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
@@ -110,6 +110,8 @@ _MOST = 100_000
 #: Maximum number of decisions of one kind of data set, and of patients (or calendars) that have any: series come one
 #: after the other, so few are needed.
 _MOST_DECISIONS, _MOST_PATIENTS = 20_000, 8
+#: Maximum number of runs with decisions, for each kind of data set.
+_MOST_RUNS = 100
 #: Maximum length in bytes of values whose decision is remembered.
 _SHORT = 256
 
@@ -143,18 +145,38 @@ class Deidentified:
         return sr.text_of(self.elements, _SOP_INSTANCE)
 
 
+#: Counts, uids and dates, see `_Deidentifier`.
+_More: TypeAlias = tuple[Counter[str], dict[str, str], set[str]]
+
+
 class _Decision(NamedTuple):
     """What an element becomes, and what that adds to the account of the object.
 
     Attributes:
         rule: id of the rule that was applied.
         element: VR and new value; None: the element is removed.
-        more: counts, uids and dates (see `_Deidentifier`); None where nothing is added.
+        more: None where nothing is added.
     """
 
     rule: str
     element: tuple[str, Value] | None
-    more: tuple[Counter[str], dict[str, str], set[str]] | None = None
+    more: _More | None = None
+
+
+class _Decided(NamedTuple):
+    """What the elements of a run become.
+
+    Attributes:
+        rules: ids of the rules that were applied.
+        elements: those that are left, with their new values.
+        more: what they add to the account of the object, see `_Decision`.
+        creators: private creators among them, by block.
+    """
+
+    rules: tuple[str, ...]
+    elements: Elements
+    more: tuple[_More, ...]
+    creators: dict[int, str]
 
 
 @dataclass(slots=True)
@@ -163,30 +185,18 @@ class _Decisions:
 
     Attributes:
         by_element: decisions by tag, VR, value and private creator.
-        elements: elements of the last object whose decisions hold for the next one, where they are the same.
-        last: its decisions by tag, in order; None for its other elements.
-        creators: its private creators, by block.
+        by_run: decisions by run and private creators before it (see `reading.Run`).
     """
 
     by_element: dict[tuple[int, str, Value, str], _Decision] = field(default_factory=dict)
-    elements: Elements = field(default_factory=dict)
-    last: dict[int, _Decision | None] = field(default_factory=dict)
-    creators: dict[int, str] = field(default_factory=dict)
-
-    def keep(self, tag: int, element: tuple[str, Value], decision: _Decision | None) -> None:
-        """Keep the decision on an element of the last object; None where it does not hold for the next one."""
-        self.last[tag] = decision
-        if decision is None:
-            self.elements.pop(tag, None)
-        else:
-            self.elements[tag] = element
+    by_run: dict[tuple[Hashable, ...], _Decided] = field(default_factory=dict)
 
 
 class Engine:
     """De-identifies objects.
 
     It remembers decisions on elements. The key of a decision is all that it depends on, in three levels: the patient
-    and the object; the data set or item; the element (see `_Deidentifier.elements`).
+    and the object; the data set or item; the element, or a run of elements (see `_Deidentifier.elements`).
 
     Args:
         rules: the compiled profile.
@@ -228,7 +238,7 @@ class Engine:
         rules = self.rules.of(sop_class, sr.text_of(parsed.elements, _MODALITY))
         deidentifier = _Deidentifier(self, rules, person, calendar, big_endian=not parsed.syntax.little)
         deidentifier.without, deidentifier.names = frozenset(without), frozenset(names)
-        elements = deidentifier.data_set(parsed.elements)
+        elements = deidentifier.data_set(parsed.elements, parsed.layout if self.remembers else None)
         if not sr.text_of(elements, _SOP_CLASS) or not sr.text_of(elements, _SOP_INSTANCE):
             raise Unfit("its SOP Class UID or its SOP Instance UID is not valid")
         if not parsed.syntax.encapsulated and _remove_data_after_pixels(elements, parsed.syntax):
@@ -456,15 +466,15 @@ class _Deidentifier:
         self.dates: set[str] = set()
         self._decided: dict[_Where, _Decisions] = {}
 
-    def data_set(self, source: Elements) -> Elements:
-        """De-identify the data set of the object."""
+    def data_set(self, source: Elements, layout: reading.Layout | None = None) -> Elements:
+        """De-identify the data set of the object. With its layout, decisions on runs are remembered."""
         letters, *names = (source.get(tag, ("", b""))[1] for tag in (_CHARACTER_SET, *_PATIENT_NAMES))
         if isinstance(letters, bytes):
             own = {Charset.of(letters).decode(name) or "" for name in names if isinstance(name, bytes) and name}
             self._patient = vocabulary.names_of(self.names | own)
         whose = self._rules, self._person, self._calendar, self._patient, self.big_endian, self.without
         self._decided = self._engine.decided(whose)
-        elements = self.elements(source, DEFAULT, rules=self._rules)
+        elements = self.elements(source, DEFAULT, rules=self._rules, layout=layout)
         if sr.CONTENT in elements:
             self._positions.rewrite_references(elements, self.big_endian)
         return elements
@@ -481,7 +491,12 @@ class _Deidentifier:
         return self._source
 
     def elements(
-        self, source: Elements, charset: Charset, own: Mapping[int, Rule] = {}, rules: ObjectRules | None = None
+        self,
+        source: Elements,
+        charset: Charset,
+        own: Mapping[int, Rule] = {},
+        rules: ObjectRules | None = None,
+        layout: reading.Layout | None = None,
     ) -> Elements:
         """De-identify the elements of a data set or an item.
 
@@ -490,24 +505,38 @@ class _Deidentifier:
             charset: character set of the enclosing data set.
             own: rules that take precedence over the object's.
             rules: rules for the data set; the object's rules for items where none are given.
+            layout: see `reading.Parsed`.
         """
         if _CHARACTER_SET in source:
             value = source[_CHARACTER_SET][1]
             charset = Charset.of(value if isinstance(value, bytes) else b"?")
-        whole, rules = rules is not None, rules or self._rules.nested
+        rules = rules or self._rules.nested
         decisions = _Decisions()
         if not own and self._engine.remembers:  # those depend on the content item
             decisions = self._decided.setdefault((rules, charset, self._in_dummy), decisions)
         above, self._source = self._source, source
-        made = self._decisions(source, charset, own, rules, decisions, whole=whole)
+        made: list[_Decided] = []
+        creators: dict[int, str] = {}
+        tags: list[int] = []
+        for piece in [*(source if layout is None else layout), None]:
+            if isinstance(piece, int):
+                tags.append(piece)
+                continue
+            if tags:
+                made.append(self._of_tags(tags, charset, own, rules, creators, decisions))
+                tags = []
+            if piece is not None:
+                made.append(self._of_run(piece, charset, rules, creators, decisions))
         self._source = above
         self._alone = False  # for an element whose value this data set is
-        self.counts.update([decision.rule for decision in made.values()])
-        for counts, uids, dates in [decision.more for decision in made.values() if decision.more is not None]:
+        self.counts.update([rule for decided in made for rule in decided.rules])
+        for counts, uids, dates in [more for decided in made for more in decided.more]:
             self.counts.update(counts)
             self.uids.update(uids)
             self.dates |= dates
-        found: Elements = {tag: decision.element for tag, decision in made.items() if decision.element is not None}
+        found: Elements = {}
+        for decided in made:
+            found.update(decided.elements)
         private = [tag for tag in found if tag & 0x10000]
         kept = {tag >> 8 for tag in private if tag & 0xFF00}
         for tag in private:
@@ -515,53 +544,70 @@ class _Deidentifier:
                 del found[tag]
         return found
 
-    def _decisions(
+    def _of_run(
+        self, run: reading.Run, charset: Charset, rules: ObjectRules, creators: dict[int, str], decisions: _Decisions
+    ) -> _Decided:
+        """Return what the elements of a run become, and add its private creators to those before it."""
+        key = run, *creators.items()
+        decided = decisions.by_run.get(key)
+        if decided is not None:
+            creators.update(decided.creators)
+            return decided
+        decided = self._of_tags(run.elements, charset, {}, rules, creators, decisions)
+        if self._alone:
+            if len(decisions.by_run) >= _MOST_RUNS:
+                decisions.by_run.clear()
+            decisions.by_run[key] = decided
+        return decided
+
+    def _of_tags(
         self,
-        source: Elements,
+        tags: Iterable[int],
         charset: Charset,
         own: Mapping[int, Rule],
         rules: ObjectRules,
+        creators: dict[int, str],
         decisions: _Decisions,
-        *,
-        whole: bool,
-    ) -> dict[int, _Decision]:
-        """Return a decision on each element of a data set or an item.
+    ) -> _Decided:
+        """Return what elements become, and add private creators among them to those before them.
+
+        `_alone` says afterwards whether nothing beside each of them mattered.
 
         Args:
-            source, charset, own, rules: see `elements`.
+            tags: their tags, in order.
+            charset, own, rules: see `elements`.
+            creators: private creators before them, by block.
             decisions: decisions so far.
-            whole: it is the data set of an object: most elements are the same in the last object.
         """
-        tags, before = list(source), decisions.elements
-        left = [tag for tag, element in source.items() if before.get(tag) != element] if whole else tags
-        made: dict[int, Any] = decisions.last.copy()
-        creators = decisions.creators
-        if not whole or tags != list(made) or any(map(_is_creator, left)):
-            left, made, creators = tags, {}, {}
-        if whole and left is tags:
-            decisions.elements, decisions.last, decisions.creators = {}, {}, creators
-        for tag in left:
-            vr, value = source[tag]
+        made: list[tuple[int, _Decision]] = []
+        new: dict[int, str] = {}
+        alone = True
+        for tag in tags:
+            vr, value = self._source[tag]
             creator = ""
             if tag & 0x10000:
                 if _is_creator(tag):
                     creator = value.strip(b" \0").decode("latin-1") if isinstance(value, bytes) else ""
-                    creators[_block(tag)] = creator
+                    creators[_block(tag)] = new[_block(tag)] = creator
                 else:
                     creator = creators.get(tag >> 8, "")
             short = type(value) is bytes and len(value) <= _SHORT
             decision = decisions.by_element.get((tag, vr, value, creator)) if short else None
             if decision is None:
                 decision = self._decide(self._plan(tag, vr, creator, own, rules), value, tag, charset)
-                short = short and self._alone
-                if short and self._engine.remembers:
+                alone &= self._alone
+                if short and self._alone and self._engine.remembers:
                     if len(decisions.by_element) >= _MOST_DECISIONS:
                         decisions.by_element.clear()
                     decisions.by_element[tag, vr, value, creator] = decision
-            made[tag] = decision
-            if whole:
-                decisions.keep(tag, source[tag], decision if short else None)
-        return made
+            made.append((tag, decision))
+        self._alone = alone
+        return _Decided(
+            tuple([decision.rule for _, decision in made]),
+            {tag: decision.element for tag, decision in made if decision.element is not None},
+            tuple([decision.more for _, decision in made if decision.more is not None]),
+            new,
+        )
 
     def _decide(self, plan: _Plan, value: Value, tag: int, charset: Charset) -> _Decision:
         """Decide what an element becomes. `_alone` says afterwards whether nothing beside it mattered."""

@@ -22,7 +22,7 @@ from pydicom.tag import Tag
 
 from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables, vocabulary
-from pacsifier_ops.deid.reading import Parsed, sequence
+from pacsifier_ops.deid.reading import Parsed, Run, sequence
 from pacsifier_ops.deid.rules import Action, ProfileOption, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
@@ -367,14 +367,29 @@ def _shifted(date: str, days: int) -> str:
 def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterable[Dataset | Elements]]]:
     """Yield tag, VR and value of the elements of a data set or an item, those that may have identifiers."""
     if isinstance(ds, Parsed):
-        ds = ds.elements
+        for piece in ds.layout:
+            yield from _in_run(piece) if isinstance(piece, Run) else _telling({piece: ds.elements[piece]})
+        return
     if isinstance(ds, dict):
-        for tag, (vr, value) in ds.items():
-            if _kind(tag, vr) is not None and not isinstance(value, Stretch):
-                yield tag, vr, value
+        yield from _telling(ds)
         return
     for element in ds:
         yield int(element.tag), str(element.VR), element.value if element.VR == "SQ" else _encoded(element.value)
+
+
+def _telling(elements: Elements) -> list[tuple[int, str, bytes | list[Elements]]]:
+    """Return the elements that may have identifiers."""
+    return [
+        (tag, vr, value)
+        for tag, (vr, value) in elements.items()
+        if _kind(tag, vr) is not None and not isinstance(value, Stretch)
+    ]
+
+
+@lru_cache(maxsize=100)
+def _in_run(run: Run) -> list[tuple[int, str, bytes | list[Elements]]]:
+    """Return the elements of a run that may have identifiers."""
+    return _telling(run.elements)
 
 
 def _encoded(value: Any) -> bytes:

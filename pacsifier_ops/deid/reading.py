@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
@@ -97,6 +97,7 @@ class Parsed(Dataset):
 
     Attributes:
         elements: all elements of the file, as they were encoded.
+        layout: the same in order: runs that were there before, and the tags of all others.
         syntax: transfer syntax of the elements.
         meta: values of the file meta information, by tag.
         mended: number of corrections, by id (MENDED).
@@ -104,6 +105,7 @@ class Parsed(Dataset):
     """
 
     elements: Elements
+    layout: Layout
     syntax: Syntax
     meta: dict[int, bytes]
     mended: dict[str, int]
@@ -180,12 +182,15 @@ def parse(data: bytes | mmap.mmap) -> Parsed:
         if not (syntax.encapsulated or syntax.deflated):
             syntax = Syntax.of(_IMPLICIT_SYNTAX if form.implicit else _EXPLICIT_SYNTAX)
     elements, _ = reader.elements(start, len(data), form, 0, whole=True)
+    layout = reader.layout
     if form.implicit and not syntax.implicit:
         _resolve_signedness(elements)
+        layout = [*elements]
     if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _IDENTIFYING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
     parsed = Parsed(reader, form)
     parsed.elements, parsed.syntax, parsed.meta, parsed.mended = elements, syntax, meta, dict(mended)
+    parsed.layout = layout
     found = elements.get(_CHARACTER_SET)
     charset = Charset.of(found[1]) if found and isinstance(found[1], bytes) else DEFAULT
     codecs = [codec if codec != "ascii" else "iso8859" for codec in charset.codecs]
@@ -298,9 +303,11 @@ def private_vr(tag: int, creator: str) -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
     """Successive elements that were the same in two objects, as in the images of a series.
+
+    It is equal to itself alone, so that much can be known of it without a look at its elements.
 
     Attributes:
         encoded: their bytes.
@@ -312,6 +319,9 @@ class _Run:
     elements: Elements
     first: int
     last: int
+
+
+Layout: TypeAlias = "list[Run | int]"
 
 
 @dataclass(frozen=True)
@@ -335,7 +345,7 @@ class _Form:
     #: private creators, private elements of implicit VR, sequences, odd lengths, character sets, pixel data.
     ordinary: dict[bytes, tuple[int, str, int]] = field(default_factory=dict, compare=False, repr=False)
     #: Runs by the header of their first element, and the elements of the last object that were in none.
-    runs: dict[bytes, _Run] = field(default_factory=dict, compare=False, repr=False)
+    runs: dict[bytes, Run] = field(default_factory=dict, compare=False, repr=False)
     others: Elements = field(default_factory=dict, compare=False, repr=False)
 
     def keep(self, header: bytes, tag: int, vr: str, length: int) -> None:
@@ -364,7 +374,7 @@ class _Form:
                 if len(self.runs) >= _MOST_RUNS:
                     self.runs.clear()
                 elements = {one: found[one] for one in tags}
-                self.runs[data[began : began + 8]] = _Run(data[began:ended], elements, tags[0], tags[-1])
+                self.runs[data[began : began + 8]] = Run(data[began:ended], elements, tags[0], tags[-1])
             tags, began, ended = [tag] if same else [], start, stop
         self.others.clear()
         self.others.update((tag, found[tag]) for tag, *_ in single)
@@ -382,6 +392,8 @@ class _Reader:
         self._data, self._encapsulated, self._form, self._mended = data, encapsulated, form, mended
         #: Sequences of the top level: start, end and encoding of their items.
         self._sequences: dict[int, tuple[int, int, _Form]] = {}
+        #: See `Parsed`.
+        self.layout: Layout = []
 
     def elements(
         self, position: int, end: int, form: _Form, depth: int, *, delimited: bool = False, whole: bool = False
@@ -396,13 +408,15 @@ class _Reader:
         last = -1
         ordered = True
         ordinary = form.ordinary
-        runs: Mapping[bytes, _Run] = form.runs if whole else {}
+        runs: Mapping[bytes, Run] = form.runs if whole else {}
+        layout: Layout = []
         single: list[tuple[int, int, int]] = []
         while position < end:
             eight = data[position : position + 8]
             run = runs.get(eight)
             if run and run.first > last and data[position : position + len(run.encoded)] == run.encoded:
                 found.update(run.elements)
+                layout.append(run)
                 position += len(run.encoded)
                 last = run.last
                 continue
@@ -413,6 +427,7 @@ class _Reader:
                 if position > end:
                     raise Unfit(_TRUNCATED if at + 8 > end else _LENGTH_PAST_END)
                 found[tag] = vr, data[at + 8 : position]
+                layout.append(tag)
                 single.append((tag, at, position))
                 continue
             if position + 8 > end:
@@ -494,15 +509,20 @@ class _Reader:
                 self._mended["mended/twice"] += 1
                 continue
             found[tag] = (vr, value)
+            layout.append(tag)
             if regular and not length & 1 and position - at <= _LARGEST:
                 single.append((tag, at, position))
             elif not depth and type(value) is list:
                 self._sequences[tag] = start, stop, within
         if delimited:
             raise Unfit("its encoding is damaged: an item has no end")
-        if whole and ordered:
+        if not ordered:
+            found = _sorted(found)
+        elif whole:
             form.keep_runs(data, found, single)
-        return found if ordered else _sorted(found), position
+        if whole:
+            self.layout = layout if ordered else [*found]
+        return found, position
 
     # What is mended
 
