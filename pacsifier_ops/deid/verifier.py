@@ -135,28 +135,34 @@ class _Clean(dict[bytes, _Uids]):
 
     Attributes:
         runs: bytes and UIDs of clean elements that followed each other, by their first bytes.
+        alone: the clean elements of the last file that were in no run.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.runs: dict[bytes, tuple[bytes, _Uids]] = {}
+        self.alone: set[bytes] = set()
 
-    def keep_runs(self, data: bytes | mmap.mmap, found: list[tuple[int, int, _Uids]]) -> None:
-        """Keep runs of clean elements: start, end and UIDs of each, in order."""
-        run: list[tuple[int, int, _Uids]] = []
-        for one in [*found, (-1, -1, ())]:
-            if not run or (one[0] == run[-1][1] and one[1] - run[0][0] <= _LONGEST):
+    def keep_runs(self, data: bytes | mmap.mmap, found: list[tuple[int, bytes, _Uids]]) -> None:
+        """Keep runs of clean elements that the last file had as well: start, bytes and UIDs of each, in order."""
+        run: list[tuple[int, bytes, _Uids]] = []
+        began = ended = 0
+        for one in [*found, (-1, b"", ())]:
+            start, element, _ = one
+            same = element in self.alone
+            if same and run and start == ended and start + len(element) - began <= _LONGEST:
                 run.append(one)
+                ended += len(element)
                 continue
             if len(run) >= _FEWEST:
                 if len(self.runs) >= _MOST_RUNS:
                     self.runs.clear()
-                began, ended = run[0][0], run[-1][1]
                 self.runs[data[began : began + _RUN]] = (
                     data[began:ended],
                     tuple(uid for *_, uids in run for uid in uids),
                 )
-            run = [one]
+            run, began, ended = [one] if same else [], start, start + len(element)
+        self.alone = {element for _, element, _ in found}
 
 
 class Searched:
@@ -494,7 +500,7 @@ def _read_regular(
     charset = DEFAULT
     here = clean[form, charset]
     header, long = form.header, form.long
-    alone: list[tuple[int, int, _Uids]] = []
+    alone: list[tuple[int, bytes, _Uids]] = []
     while at + _RUN <= len(data):
         run = here.runs.get(data[at : at + _RUN])
         if run is not None and data[at : at + len(run[0])] == run[0]:
@@ -526,7 +532,7 @@ def _read_regular(
         if uids is not None:
             content.clean_uids.extend(uids)
             if tag not in _DIMENSIONS and tag != CHARACTER_SET:
-                alone.append((at, end, uids))
+                alone.append((at, element, uids))
         else:
             before = len(content.uids)
             _sort(content, data_element_generator(BytesIO(element), *form), form, charset)
