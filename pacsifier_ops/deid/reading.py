@@ -112,8 +112,8 @@ class Parsed(Dataset):
 
     def __init__(self, reader: _Reader, form: _Form) -> None:
         super().__init__()
-        self._reader, self._form = reader, form
-        self.looked_at: set[int] = set()
+        self.looked_at: set[int]
+        self.__dict__.update(_reader=reader, _form=form, looked_at=set())
         object.__delattr__(self, "_dict")
 
     def __getattr__(self, name: str) -> Any:
@@ -189,8 +189,8 @@ def parse(data: bytes | mmap.mmap) -> Parsed:
     if any(elements[tag][0] not in (*vrs.STRINGS, "UN") for tag in _IDENTIFYING if tag in elements):
         raise Unfit("its UIDs, PatientID or Modality have another value representation than the standard's")
     parsed = Parsed(reader, form)
-    parsed.elements, parsed.syntax, parsed.meta, parsed.mended = elements, syntax, meta, dict(mended)
-    parsed.layout = layout
+    # To set an attribute of a pydicom data set takes longer than to read ten elements.
+    parsed.__dict__.update(elements=elements, layout=layout, syntax=syntax, meta=meta, mended=dict(mended))
     found = elements.get(_CHARACTER_SET)
     charset = Charset.of(found[1]) if found and isinstance(found[1], bytes) else DEFAULT
     codecs = [codec if codec != "ascii" else "iso8859" for codec in charset.codecs]

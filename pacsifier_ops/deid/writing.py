@@ -86,12 +86,7 @@ def write(made: Deidentified | Dataset, path: Path) -> str:
     else:
         syntax = made.syntax
         uids = text_of(made.elements, _SOP_CLASS), text_of(made.elements, _SOP_INSTANCE)
-        body = []
-        for tag, (vr, value) in sorted(made.elements.items()):
-            if type(value) is bytes and len(value) <= _SHORT:
-                body.append(_short_element(tag, vr, value, syntax.implicit, syntax.little))
-            else:
-                body.extend(_element(tag, vr, value, syntax))
+        body = _parts(sorted(made.elements.items()), syntax)
     if syntax.deflated:
         body = [deflated(b"".join(map(bytes, body)))]
     head = file_head(*uids, syntax.uid)
@@ -137,8 +132,18 @@ def items(found: list[Elements], syntax: Syntax) -> bytes:
 
 def encode(elements: Elements, syntax: Syntax) -> bytes:
     """Encode the elements of a data set or an item."""
-    parts = (part for tag, (vr, value) in elements.items() for part in _element(tag, vr, value, syntax))
-    return b"".join(map(bytes, parts))
+    return b"".join(map(bytes, _parts(elements.items(), syntax)))
+
+
+def _parts(elements: Iterable[tuple[int, tuple[str, Value]]], syntax: Syntax) -> list[bytes | Stretch]:
+    """Encode elements; long values are parts of their own."""
+    parts: list[bytes | Stretch] = []
+    for tag, (vr, value) in elements:
+        if type(value) is bytes and len(value) <= _SHORT:
+            parts.append(_short_element(tag, vr, value, syntax.implicit, syntax.little))
+        else:
+            parts.extend(_element(tag, vr, value, syntax))
+    return parts
 
 
 @lru_cache(maxsize=1 << 15)
