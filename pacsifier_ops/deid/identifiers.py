@@ -23,7 +23,7 @@ from pydicom.tag import Tag
 from pacsifier_ops.base.errors import Unfit
 from pacsifier_ops.deid import tables, vocabulary
 from pacsifier_ops.deid.reading import Parsed, Run, sequence
-from pacsifier_ops.deid.rules import Action, ProfileOption, Rules
+from pacsifier_ops.deid.rules import Action, ObjectRules, ProfileOption, Rules
 from pacsifier_ops.deid.sr import VALUES, rule_of, text_of
 from pacsifier_ops.dicom.charsets import DEFAULT, Charset
 from pacsifier_ops.dicom.encoding import Elements, Stretch
@@ -151,10 +151,11 @@ class Identifiers:
             person: pseudonym and date shift of the patient.
             rules: the compiled profile. Values that it keeps, such as a device's UIDs, are not searched.
         """
-        collector = _Collector(ds, rules)
-        collector.walk(ds, DEFAULT)
+        of_object = None if rules is None else rules.of(*(_first(ds, tag) for tag in (_SOP_CLASS, _MODALITY)))
+        collector = _Collector(rules, of_object)
+        collector.collect(ds)
         instance = _instance_of_file(ds)
-        if instance and not collector.stays(_SOP_INSTANCE, "UI", ds):
+        if instance and not collector.stays(_SOP_INSTANCE, "UI"):
             collector.uids.update(_uids_in(instance, DEFAULT))
         shifted = rules is not None and person.shift and ProfileOption.FULL_DATES not in rules.options
         return replace(_identifiers(tuple(collector.values), person, bool(shifted)), uids=frozenset(collector.uids))
@@ -208,16 +209,40 @@ class _FoundValue(NamedTuple):
 
 
 class _Collector:
-    """Traverses an object and collects values with identifiers."""
+    """Traverses an object and collects values with identifiers.
 
-    def __init__(self, ds: Dataset, rules: Rules | None) -> None:
-        self._rules = rules
-        if rules is not None:
-            self._object_rules = rules.of(*(_first(ds, tag) for tag in (_SOP_CLASS, _MODALITY)))
+    Args:
+        rules: the compiled profile, if there is one.
+        of_object: its rules for the object.
+    """
+
+    def __init__(self, rules: Rules | None, of_object: ObjectRules | None) -> None:
+        self._rules, self._object_rules = rules, of_object
         self.uids: set[str] = set()
         self.values: list[_FoundValue] = []
 
-    def walk(self, ds: Dataset | Elements, charset: Charset) -> None:
+    def collect(self, ds: Dataset) -> None:
+        """Collect from an object."""
+        if not isinstance(ds, Parsed):
+            self.walk(ds, DEFAULT)
+            return
+        charset = DEFAULT
+        for piece in ds.layout:
+            if isinstance(piece, Run):
+                uids, values = _in_run(piece, charset, self._rules, self._object_rules)
+                self.uids |= uids
+                self.values += values
+            else:
+                charset = self.walk({piece: ds.elements[piece]}, charset)
+
+    def walk(self, ds: Dataset | Elements, charset: Charset, item: Elements | None = None) -> Charset:
+        """Collect from elements, and return the character sets after them.
+
+        Args:
+            ds: the elements.
+            charset: character sets before them.
+            item: the item that they are, if they are one.
+        """
         for tag, vr, value in _elements(ds):
             kind = _kind(tag, vr)
             if kind == "date" and tables.dates()[0].get(tag) == "kept":
@@ -225,36 +250,45 @@ class _Collector:
             if tag == CHARACTER_SET and isinstance(value, bytes):
                 charset = charset_of(value)
             elif not isinstance(value, bytes):
-                for item in value:
-                    self.walk(item, charset)
+                for one in value:
+                    self.walk(one, charset, one if isinstance(one, dict) else None)
             elif vr == "UN" and value[:4] == _ITEM:
                 with suppress(Unfit):
-                    for item in sequence(value):
-                        self.walk(item, charset)
-            elif kind and value and self.stays(tag, vr, ds) == (kind == "place"):
+                    for one in sequence(value):
+                        self.walk(one, charset, one)
+            elif kind and value and self.stays(tag, vr, item) == (kind == "place"):
                 if kind == "uid":
                     self.uids.update(_uids_in(value, charset))
                 else:
                     stays = kind == "date" and self._is_left(tag, vr)
                     self.values.append(_FoundValue(kind, tag, value, charset, stays))
+        return charset
 
     def _is_left(self, tag: int, vr: str) -> bool:
         """Return whether the profile leaves a public attribute unchanged."""
-        return self._rules is not None and self._object_rules.find(tag, vr).action is Action.KEEP
+        return self._object_rules is not None and self._object_rules.find(tag, vr).action is Action.KEEP
 
-    def _is_kept(self, item: Dataset | Elements) -> bool:
+    def _is_kept(self, item: Elements | None) -> bool:
         """Return whether the profile leaves a content item unchanged."""
-        return (
-            self._rules is not None and isinstance(item, dict) and rule_of(item, self._rules)[0].action is Action.KEEP
-        )
+        return self._rules is not None and item is not None and rule_of(item, self._rules)[0].action is Action.KEEP
 
-    def stays(self, tag: int, vr: str, ds: Dataset | Elements) -> bool:
+    def stays(self, tag: int, vr: str, item: Elements | None = None) -> bool:
         """Return whether the profile leaves an attribute of a data set or an item unchanged, whatever its value."""
-        if tag == _UID_VALUE and self._is_kept(ds):
+        if tag == _UID_VALUE and self._is_kept(item):
             return True
         if self._rules is not None and not tag & 0x10000:
             return vr not in ("DA", "DT") and self._is_left(tag, vr)
         return vr == "UI" and tables.uids().get(tag, False)
+
+
+@lru_cache(maxsize=100)
+def _in_run(
+    run: Run, charset: Charset, rules: Rules | None, of_object: ObjectRules | None
+) -> tuple[set[str], list[_FoundValue]]:
+    """Return the UIDs and values in a run of elements of an object, for a `_Collector`."""
+    collector = _Collector(rules, of_object)
+    collector.walk(run.elements, charset)
+    return collector.uids, collector.values
 
 
 @lru_cache(maxsize=256)
@@ -366,30 +400,13 @@ def _shifted(date: str, days: int) -> str:
 
 def _elements(ds: Dataset | Elements) -> Iterator[tuple[int, str, bytes | Iterable[Dataset | Elements]]]:
     """Yield tag, VR and value of the elements of a data set or an item, those that may have identifiers."""
-    if isinstance(ds, Parsed):
-        for piece in ds.layout:
-            yield from _in_run(piece) if isinstance(piece, Run) else _telling({piece: ds.elements[piece]})
-        return
     if isinstance(ds, dict):
-        yield from _telling(ds)
+        for tag, (vr, value) in ds.items():
+            if _kind(tag, vr) is not None and not isinstance(value, Stretch):
+                yield tag, vr, value
         return
     for element in ds:
         yield int(element.tag), str(element.VR), element.value if element.VR == "SQ" else _encoded(element.value)
-
-
-def _telling(elements: Elements) -> list[tuple[int, str, bytes | list[Elements]]]:
-    """Return the elements that may have identifiers."""
-    return [
-        (tag, vr, value)
-        for tag, (vr, value) in elements.items()
-        if _kind(tag, vr) is not None and not isinstance(value, Stretch)
-    ]
-
-
-@lru_cache(maxsize=100)
-def _in_run(run: Run) -> list[tuple[int, str, bytes | list[Elements]]]:
-    """Return the elements of a run that may have identifiers."""
-    return _telling(run.elements)
 
 
 def _encoded(value: Any) -> bytes:

@@ -11,6 +11,7 @@ interpreted, or not copied. Each correction is counted (see MENDED), and the res
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import zlib
 from collections import Counter
@@ -150,9 +151,9 @@ def read(path: Path) -> Parsed:
         Unfit: it is not DICOM, or not encoded as the standard says.
         OSError: it cannot be read at all.
     """
-    if path.stat().st_size < _MAPPED:
-        return parse(path.read_bytes())
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=0) as stream:
+        if os.fstat(stream.fileno()).st_size < _MAPPED:
+            return parse(stream.readall())
         # What cannot be read is an error here; in a mapping, it would end the process.
         while stream.read(_PIECE):
             pass

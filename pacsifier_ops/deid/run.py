@@ -32,6 +32,7 @@ import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -403,7 +404,7 @@ class Store:
         whole = hashlib.sha256()
         for path in (self.series, self.unreadable):
             whole.update(f"{digest(path) if path.exists() else ''}\n".encode())
-        with os.scandir(private_folder(self.folder / "settled")) as entries:
+        with os.scandir(self._settled) as entries:
             for name, status in sorted((entry.name, entry.stat()) for entry in entries):
                 whole.update(f"{name} {identity_of(status)}\n".encode())
         return whole.hexdigest()
@@ -430,8 +431,12 @@ class Store:
         finally:
             os.close(handle)
 
+    @cached_property
+    def _settled(self) -> Path:
+        return private_folder(self.folder / "settled")
+
     def _path(self, key: str) -> Path:
-        return private_folder(self.folder / "settled") / f"{key}.jsonl"
+        return self._settled / f"{key}.jsonl"
 
 
 def store_of(root: Path) -> Store | None:

@@ -29,6 +29,7 @@ bytes of those that are clean. It shares nothing with the engine, which remember
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import struct
 import zlib
@@ -229,10 +230,11 @@ def read(source: Path | bytes, clean: defaultdict[tuple[_Form, Charset], _Clean]
     """
     if isinstance(source, bytes):
         return _read_checked(source, clean)
-    if source.stat().st_size < _MAPPED:
-        return _read_checked(source.read_bytes(), clean)
-    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return _read_checked(data, clean)
+    with source.open("rb", buffering=0) as stream:
+        if os.fstat(stream.fileno()).st_size < _MAPPED:
+            return _read_checked(stream.readall(), clean)
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _read_checked(data, clean)
 
 
 def content_of(texts: Iterable[str]) -> FileContent:
