@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,38 @@ def test_all_that_rle_may_hold_is_blacked_out(photometric: str, size: tuple[int,
     after, mask = stored(ds), inside(ds, AREA)
     assert (after[:, ~mask] == values[:, ~mask]).all() and ds.file_meta.TransferSyntaxUID == RLELossless
     assert (after[:, mask] == COLOURS.get(photometric, [255])).all(), "the palette is turned round"
+
+
+_LATE = """
+import io
+import sys
+from pacsifier_ops.base.start import allow, start_light
+start_light()
+from pacsifier_ops.deid import convert, devices
+assert not sys.modules.get("numpy")
+allow("numpy")
+from pydicom import dcmread
+from pacsifier_ops.deid import pixels
+ds = dcmread(io.BytesIO(sys.stdin.buffer.read()))
+pixels.blackout(ds, devices.Blackout(("site",), ((2, 1, 5, 3),)))
+sys.stdout.write(ds.PixelData.hex())
+"""
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "PALETTE COLOR"])
+def test_a_command_that_begins_without_numpy_blacks_out_as_any_other_process_does(photometric: str) -> None:
+    """pydicom looks for numpy once, when it is loaded; colours of a palette are computed with it."""
+    ds = an_image(np.random.default_rng(1).integers(0, 256, (2, 6, 8, 1), "u1"), photometric, bits_stored=8)
+    if photometric == "PALETTE COLOR":
+        for colour in ("Red", "Green", "Blue"):
+            setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+            setattr(ds, f"{colour}PaletteColorLookupTableData", np.arange(65535, -1, -257).astype("u2").tobytes())
+    stream = io.BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    done = subprocess.run([sys.executable, "-c", _LATE], input=stream.getvalue(), capture_output=True, timeout=120)
+    assert not done.returncode, done.stderr.decode()
+    blackout(ds, PLAN)
+    assert done.stdout.decode() == ds.PixelData.hex()
 
 
 def a_cine(frames: int = 5) -> Dataset:
