@@ -20,8 +20,14 @@ from pacsifier_ops.deid import steps
 from pacsifier_ops.pseudonyms.secret import VARIABLE
 from pacsifier_ops.runs.folder import Run, noted_warnings
 
-#: What the processes are forked from has loaded these, the first before all others.
-_LOADED = ("pacsifier_ops.cli.lean", "pacsifier_ops.deid.convert", "pacsifier_ops.deid.contact")
+#: What the processes are forked from has loaded these, the first before all others. Each would load them anew else.
+_LOADED = (
+    "pacsifier_ops.cli.lean",
+    "pacsifier_ops.deid.convert",
+    "pacsifier_ops.deid.contact",
+    "pacsifier_ops.deid.profile",
+    "yaml",
+)
 
 
 def load() -> None:
