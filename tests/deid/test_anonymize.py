@@ -197,7 +197,7 @@ def test_manifest_and_report_account_for_every_object(source: Path, out: Path) -
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_command_loads_nothing_that_decodes_pixels(shared: bool, source: Path, out: Path) -> None:
+def test_the_command_loads_nothing_that_decodes_pixels_and_no_numpy(shared: bool, source: Path, out: Path) -> None:
     put(source / "one", series(KUNIGUNDE))
     if shared:
         put(source / "more", series(KUNIGUNDE, 2, n_images=steps.PART + 1))
@@ -207,7 +207,7 @@ def test_the_command_loads_nothing_that_decodes_pixels(shared: bool, source: Pat
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     packages = {name.partition(".")[0] for name in loaded if "." in name}  # an import that failed has no modules below
     assert {"pydicom", "pyarrow"} <= packages
-    assert packages & {"numpy", "PIL", "gdcm", "requests", "pandas"} == {"numpy"}
+    assert not packages & {"numpy", "PIL", "gdcm", "requests", "pandas"}
 
 
 def test_again_does_nothing_and_what_is_new_or_gone_is_done(source: Path, out: Path) -> None:
