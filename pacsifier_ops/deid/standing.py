@@ -30,6 +30,7 @@ from pacsifier_ops.state.standing import (
     stamp_of_tree,
     stamps_if_readable,
 )
+from pacsifier_ops.state.tree import OF_RUNS
 
 if TYPE_CHECKING:
     from pacsifier_ops.deid.books import DeidAccount
@@ -90,6 +91,10 @@ def keep_converted(
 
     def plan() -> dict[str, Any] | None:
         results = list(outcomes())
+        if not (results or request.allow_empty):
+            return None  # a run may go on in a folder that has become empty, and none may begin there
+        if any(one.folder.partition("/")[0] in OF_RUNS for one in account.series):
+            return None  # a patient's folder may have kept such a name, and `seen_before` leaves it out
         if account.verdict != COMPLETE or account.set_apart or not all(starmap(_stood, results)):
             return None
         return {"found": prepared(run), "parts": [vars(source) for source, _ in results], "account": asdict(account)}

@@ -137,6 +137,7 @@ def prepare(
         return _planned(
             run, [], set(), {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
         )  # no original is left
+    Linkage(request.project)  # refuses a folder that is open to others, also if no patient is looked up
     try:
         seen = seen_before(request, how.stamp)
         texts = texts_of_runs(request.in_folder, cancelled, look)
@@ -147,6 +148,7 @@ def prepare(
             note_plan(run, seen, account)
             return _planned(run, sources, set(map(key_of, sources)), with_texts(told, texts), most)
         found = scan(request.in_folder, cancelled, look=look)
+        counted = texts_of_runs(request.in_folder, cancelled, look) == texts  # a run may have added one meanwhile
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees, request)
@@ -175,7 +177,7 @@ def prepare(
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
     nameless_here = sum(len(source.nameless) for source in sources)
     told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers, "texts": texts}
-    note_plan(run, UNKNOWN if texts is None or found.trees != [request.in_folder] else seen)
+    note_plan(run, UNKNOWN if texts is None or not counted else seen, since=found.since)
     standing = standing_parts(run, request, how.stamp, store, sources)
     return _planned(run, sources, standing, {**told, "nameless": nameless_here}, most)
 
@@ -632,7 +634,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     if tree is None or marker.get("stamp") != how.stamp:
         raise TreeError("out_folder is not what this run left; begin with the step prepare")
     store = Store(tree, marker["id"])
-    seen, before = noted_plan(run)
+    seen, before, _ = noted_plan(run)
     if before and seen_before(request, how.stamp) == seen:
         account = books.account_again(run, request, before)
     else:

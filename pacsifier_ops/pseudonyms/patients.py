@@ -135,7 +135,7 @@ def _in_tree(root: Path, cancelled: Callable[[], bool]) -> tuple[Cohort, list[in
             return Cohort([Patient(**one) for one in patients], "series", passed_over + texts, unnamed), clashing
         scanned = scan(root, cancelled)
         cohort, clashing = _cohort_of(scanned, root)
-        if texts is not None and stamp_of_tree(root) == before:
+        if texts is not None and texts_of_runs(root, cancelled) == texts and stamp_of_tree(root) == before:
             patients = [asdict(one) for one in cohort.patients]
             kept = [patients, cohort.passed_over - texts, cohort.unnamed, clashing]
             standing.put("", before, kept, scanned.since)

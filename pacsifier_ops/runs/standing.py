@@ -116,27 +116,28 @@ def standing_plan(root: Path, name: str, stamp: str) -> Any:
         return kept.get(_WHOLE, stamp)
 
 
-def note_plan(run: Run, stamp: str, kept: Any = None) -> None:
+def note_plan(run: Run, stamp: str, kept: Any = None, since: float | None = None) -> None:
     """Note the stamp of a plan in the run's folder; for the first step.
 
     Args:
         run: the run.
         stamp: as it was before anything was looked at.
         kept: what the last step needs of the plan of an earlier run, a JSON value; None: no plan stood.
+        since: time since when that was read which this plan was made of, in seconds since the epoch.
 
     Raises:
         StorageError: the run's folder cannot be written.
     """
     with storage_errors("the state root"):
-        write_json(run.folder / f"{PLAN}.json", [stamp, kept])
+        write_json(run.folder / f"{PLAN}.json", [stamp, kept, since])
 
 
-def noted_plan(run: Run) -> tuple[str, Any]:
+def noted_plan(run: Run) -> tuple[str, Any, float | None]:
     """Return what `note_plan` has noted; UNKNOWN and None if that is nothing."""
     with suppress(FileNotFoundError):
-        stamp, kept = read_json(run.folder / f"{PLAN}.json")
-        return stamp, kept
-    return UNKNOWN, None
+        stamp, kept, since = read_json(run.folder / f"{PLAN}.json")
+        return stamp, kept, since
+    return UNKNOWN, None, None
 
 
 def keep_plan(run: Run, root: Path, name: str, seen: Callable[[], str], plan: Callable[[], Any]) -> None:
@@ -152,7 +153,9 @@ def keep_plan(run: Run, root: Path, name: str, seen: Callable[[], str], plan: Ca
     Raises:
         StorageError: the state root cannot be written.
     """
-    stamp, stood = noted_plan(run)
+    stamp, stood, since = noted_plan(run)
     if stood is None and stamp != UNKNOWN and (value := plan()) is not None and seen() == stamp:
         with Standing(root, name, every=False) as kept:
-            kept.put(_WHOLE, stamp, value, kept.oldest())  # it ends to stand with the first of its items
+            # It ends to stand with the first of its items, and of what was read for it.
+            times = [at for at in (since, kept.oldest()) if at is not None]
+            kept.put(_WHOLE, stamp, value, min(times, default=None))

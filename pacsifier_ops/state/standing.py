@@ -71,9 +71,15 @@ def stamps_if_readable(root: Path) -> dict[str, str]:
 
 
 def stamp_of_tree(root: Path) -> str:
-    """Return the stamp of all folders of a tree but those of runs (see OF_RUNS); UNKNOWN if it cannot be read."""
+    """Return the stamp of all folders of a tree but those of runs (see OF_RUNS).
+
+    Returns:
+        UNKNOWN if it cannot be read, or another tree lies in it: that may come into another state.
+    """
     with suppress(OSError):
-        return whole({name: stamp for name, stamp in stamps_of(root).items() if name.partition("/")[0] not in OF_RUNS})
+        stamps = stamps_of(root)
+        if not any(name and os.path.lexists(f"{root}/{name}/{CONTROL}") for name in stamps):
+            return whole({name: stamp for name, stamp in stamps.items() if name.partition("/")[0] not in OF_RUNS})
     return UNKNOWN
 
 

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from pacsifier_ops.base.errors import PatientsRefused
+from pacsifier_ops.base.errors import InputError, PacsifierError, PatientsRefused, TreeError
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.run import DeidRequest, Store, series_of, store_of
+from pacsifier_ops.dicom import scan as scans
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
+from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state import facts
-from pacsifier_ops.state.facts import forget_facts
-from pacsifier_ops.state.tree import Tree
+from pacsifier_ops.state.facts import facts_folder, forget_facts
+from pacsifier_ops.state.tree import CONVERTING, DEIDENTIFIED, Tree, write_marker
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
 
 
@@ -290,3 +292,83 @@ def test_the_plan_of_a_night_that_was_killed_is_made_again(source: Path, out: Pa
     for unit in again:
         steps.convert(run, unit)
     assert steps.report(run).verdict == "complete"
+
+
+def tree_in(folder: Path, state: str) -> None:
+    """Another job makes this folder a tree of its own."""
+    (folder / ".pacsifier").mkdir(parents=True)
+    write_marker(folder, {"state": state})
+
+
+def emptied(source: Path, out: Path) -> None:
+    """The folder becomes empty after a run has begun, which goes on."""
+    prepared(source, out)
+    for path in source.rglob("*.dcm"):
+        path.unlink()
+    assert deidentify(source, out)[0].verdict == "complete"
+
+
+REFUSED: dict[str, tuple[type[PacsifierError], Callable[[Path, Path], object]]] = {
+    "a folder is half de-identified": (TreeError, lambda source, out: tree_in(sub(source), CONVERTING)),
+    "a folder is de-identified": (TreeError, lambda source, out: tree_in(sub(source), DEIDENTIFIED)),
+    "the logs are de-identified": (TreeError, lambda source, out: tree_in(source / "logs", DEIDENTIFIED)),
+    "the folder is empty": (InputError, emptied),
+    "the linkage is open": (InputError, lambda source, out: project_folder("default").chmod(0o755)),
+}
+
+
+@pytest.mark.usefixtures("standing")
+@pytest.mark.parametrize(("error", "change"), REFUSED.values(), ids=list(REFUSED))
+def test_what_is_refused_is_refused_without_a_look(
+    source: Path, out: Path, error: type[PacsifierError], change: Callable[[Path, Path], object]
+) -> None:
+    change(source, out)
+    with pytest.raises(error):
+        prepared(source, out)
+
+
+def test_results_in_a_folder_with_the_name_of_one_of_runs_are_looked_at(source: Path, out: Path) -> None:
+    sub(source).rename(source / "report")
+    deidentify(source, out, keep_patient_dir_names=True)
+    shutil.rmtree(source / "report")
+    for _ in range(3):
+        assert deidentify(source, out, keep_patient_dir_names=True)[0].verdict == "complete"
+    first((out / "report").rglob("*.dcm")).unlink()
+    assert deidentify(source, out, keep_patient_dir_names=True)[0].verdict == "unbalanced"
+
+
+def test_a_text_that_comes_during_the_scan_is_counted_once(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        deidentify(source, out)
+    scan = scans.scan
+
+    def meanwhile(root: Path, *given: Any, **named: Any) -> scans.Scan:
+        if root == source:
+            text(source / "logs" / "a.csv")
+        return scan(root, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scans, "scan", meanwhile)
+        deidentify(source, out)
+    for _ in range(2):
+        assert deidentify(source, out)[0].passed_over == {"not DICOM": 1}
+
+
+def test_a_plan_stands_no_longer_than_what_was_read_for_it(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deidentify(source, out)
+    (heads,) = facts_folder(source).glob("heads-*.jsonl")
+    line, _, rest = heads.read_bytes().partition(b"\n")
+    version, since = json.loads(line)
+    heads.write_bytes(json.dumps([version, since - 20 * 86400]).encode() + b"\n" + rest)
+    for _ in range(2):
+        deidentify(source, out)
+    counted = looked(monkeypatch)
+    deidentify(source, out)
+    assert not counted
+    monkeypatch.setenv("PACSIFIER_VERIFY_DAYS", "15")
+    deidentify(source, out)
+    assert counted

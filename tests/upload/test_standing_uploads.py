@@ -13,6 +13,8 @@ from pydicom import dcmread
 
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import PacsNode
+from pacsifier_ops.base.errors import TreeError
+from pacsifier_ops.dicom import scan as scans
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import RunAccount
@@ -21,7 +23,7 @@ from pacsifier_ops.state import facts
 from pacsifier_ops.state.approved import Approved, approve
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.ledger import digest
-from pacsifier_ops.state.tree import Tree
+from pacsifier_ops.state.tree import CONVERTING, Tree, write_marker
 from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
@@ -184,3 +186,32 @@ def test_what_cannot_be_sent_is_told_in_each_night(pacs: EmbeddedPacs, folder: P
     shutil.copy(min(folder.rglob("*.dcm")), folder / "another.dcm")
     verdicts = [upload(node_of(pacs), folder)[0] for _ in range(3)]
     assert [(one.verdict, len(one.bad_files)) for one in verdicts] == [("incomplete", 1)] * 3
+
+
+def test_a_folder_in_it_that_is_half_de_identified_is_refused(pacs: EmbeddedPacs, folder: Path) -> None:
+    list_all(folder)
+    for _ in range(3):
+        upload(node_of(pacs), folder)
+    (folder / "1" / ".pacsifier").mkdir()
+    write_marker(folder / "1", {"state": CONVERTING})
+    with pytest.raises(TreeError):
+        upload(node_of(pacs), folder)
+
+
+def test_a_text_that_comes_during_the_scan_is_counted_once(
+    pacs: EmbeddedPacs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_all(folder)
+    upload(node_of(pacs), folder)
+    scan = scans.scan
+
+    def meanwhile(root: Path, *given: Any, **named: Any) -> scans.Scan:
+        if root == folder:
+            text(folder / "logs" / "a.csv")
+        return scan(root, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scans, "scan", meanwhile)
+        upload(node_of(pacs), folder)
+    for _ in range(2):
+        assert upload(node_of(pacs), folder)[0].passed_over == {"not DICOM": 1}
