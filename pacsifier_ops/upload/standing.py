@@ -24,6 +24,9 @@ from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_tree
 from pacsifier_ops.state.tree import marker_of
 from pacsifier_ops.upload.run import Outgoing, UploadRequest
 
+#: Key in scan.json: the stamp of what the destination had confirmed before anything was sent, see `confirmed`.
+CONFIRMED = "confirmed"
+
 
 def may_stand(request: UploadRequest, node: Node) -> bool:
     """Return whether a run need not look at each file: the destination cannot be asked for what it has.
@@ -84,7 +87,7 @@ def plan_before(request: UploadRequest, place: str, stamp: str) -> tuple[dict[st
     plan = standing_plan(request.folder, _name(place), stamp)
     if plan is not None:
         series = [Outgoing(**one) for one in plan["series"]]
-        if _confirmed(place, series) == plan["confirmed"]:
+        if confirmed(place, series) == plan["found"][CONFIRMED]:
             return plan["found"], series
     return None
 
@@ -109,14 +112,21 @@ def keep_sent(
         if found["bad_files"] or not all(starmap(_stood, results)):
             return None
         series = [one for one, _ in results]
-        return {"found": found, "series": [*map(vars, series)], "confirmed": _confirmed(place, series)}
+        if confirmed(place, series) != found.get(CONFIRMED):
+            return None  # another run has sent some of them meanwhile
+        return {"found": found, "series": [*map(vars, series)]}
 
     keep_standing(run, request.folder, _name(place), _needed_nothing(place, outcomes()))
     keep_plan(run, request.folder, _name(place), lambda: seen_before(request, place), plan)
 
 
-def _confirmed(place: str, series: Iterable[Outgoing]) -> str:
-    """Return the stamp of what the destination has confirmed of these series."""
+def confirmed(place: str, series: Iterable[Outgoing]) -> str:
+    """Return the stamp of what the destination has confirmed of these series.
+
+    Args:
+        place: digest of the `key` of the destination.
+        series: the series.
+    """
     return stamp_of([_seen(place, one.series) for one in series])
 
 

@@ -35,7 +35,15 @@ from pacsifier_ops.state.standing import UNKNOWN
 from pacsifier_ops.state.tree import LOGS, refuse_around, refuse_mixed, refuse_unfinished, state_folder, state_of
 from pacsifier_ops.upload.nodes import FolderNode, StoreNode, refuse_no_store
 from pacsifier_ops.upload.run import IN_STORE, Outgoing, UploadRequest
-from pacsifier_ops.upload.standing import keep_sent, may_stand, plan_before, seen_before, standing_series
+from pacsifier_ops.upload.standing import (
+    CONFIRMED,
+    confirmed,
+    keep_sent,
+    may_stand,
+    plan_before,
+    seen_before,
+    standing_series,
+)
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
@@ -109,6 +117,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     bad = [asdict(file) for file in found.bad_files]
     counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: place, "texts": texts}
     series = [Outgoing.of(number, root, files) for number, files in enumerate(order, start=1)]
+    counts[CONFIRMED] = confirmed(place, series)
     standing = standing_series(run, request, node, series)
     work = [one for one in series if one.series not in standing]
     lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]

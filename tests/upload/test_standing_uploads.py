@@ -215,3 +215,18 @@ def test_a_text_that_comes_during_the_scan_is_counted_once(
         upload(node_of(pacs), folder)
     for _ in range(2):
         assert upload(node_of(pacs), folder)[0].passed_over == {"not DICOM": 1}
+
+
+def test_what_another_run_has_sent_meanwhile_is_sent_again(pacs: EmbeddedPacs, folder: Path, tmp_path: Path) -> None:
+    list_all(folder)
+    upload(node_of(pacs), folder)
+    run, node = Run.fresh(), node_of(pacs)
+    units = steps.prepare(run, UploadRequest(folder, tmp_path / "log"), node)
+    with steps.Sending(run, node) as sending:
+        sending.units(units)
+    other = Tree.open(tmp_path / "other").root
+    shutil.copytree(folder / "1", other / "1")
+    changed(other)
+    upload(node, other)
+    assert steps.report(run, lambda: node).totals()["present"] == 4
+    assert upload(node, folder)[0].totals()["received"] == 1
