@@ -122,6 +122,8 @@ def texts_of_runs(
     """
     texts = 0
     for name in OF_RUNS:
+        if cancelled():
+            raise Cancelled("stopped on request")
         try:
             found = scan(root / name, cancelled, look=look)
         except FileNotFoundError:

@@ -133,8 +133,8 @@ def note_plan(run: Run, stamp: str, kept: Any = None, since: float | None = None
 
 
 def noted_plan(run: Run) -> tuple[str, Any, float | None]:
-    """Return what `note_plan` has noted; UNKNOWN and None if that is nothing."""
-    with suppress(FileNotFoundError):
+    """Return what `note_plan` has noted; UNKNOWN and None if that is nothing, or damaged."""
+    with suppress(FileNotFoundError, ValueError):
         stamp, kept, since = read_json(run.folder / f"{PLAN}.json")
         return stamp, kept, since
     return UNKNOWN, None, None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from pacsifier_ops.base.errors import InputError, PacsifierError, PatientsRefused, TreeError
+from pacsifier_ops.base.errors import Cancelled, InputError, PacsifierError, PatientsRefused, TreeError
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.run import DeidRequest, Store, series_of, store_of
@@ -372,3 +372,18 @@ def test_a_plan_stands_no_longer_than_what_was_read_for_it(
     monkeypatch.setenv("PACSIFIER_VERIFY_DAYS", "15")
     deidentify(source, out)
     assert counted
+
+
+@pytest.mark.usefixtures("standing")
+@pytest.mark.parametrize("damaged", [b"", b'["x",', b'["x", null]'])
+def test_a_damaged_note_of_the_plan_is_none(source: Path, out: Path, damaged: bytes) -> None:
+    run, units = prepared(source, out)
+    (run.folder / "standing.json").write_bytes(damaged)
+    assert units == [] and steps.report(run).verdict == "complete"
+
+
+@pytest.mark.usefixtures("standing")
+def test_a_cancelled_run_takes_over_no_plan(source: Path, out: Path) -> None:
+    run = Run.fresh()
+    with pytest.raises(Cancelled):
+        steps.prepare(run, DeidRequest(source, out, profile="default"), cancelled=lambda: True)
