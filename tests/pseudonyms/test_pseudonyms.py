@@ -550,3 +550,20 @@ def test_who_is_linked_is_nobody_elses_patient_of_that_id(
     Linkage("proj", tmp_path / "out").add({"sub-A_1": Person("P1", 3)})
     assert asked_for("four", "A-1", "") == 2  # its folder is called as that patient is
     assert "somebody else's already" in capsys.readouterr().err
+
+
+def test_a_text_that_comes_during_the_scan_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
+    root, real = Tree.open(tmp_path / "tree").root, scan.scan
+    images(root / "x", "A-1")
+
+    def meanwhile(folder: Path, *more: Any, **named: Any) -> scan.Scan:
+        if folder == root:
+            (root / "logs").mkdir()
+            (root / "logs" / "1.csv").write_text("a log")
+        return real(folder, *more, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scan, "scan", meanwhile)
+        of_folder(root)
+    assert [of_folder(root).passed_over for _ in range(2)] == [1, 1]
