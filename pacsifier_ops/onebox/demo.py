@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_folder, read_json
+from pacsifier_ops.base.files import private_folder, read_json, write_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
-from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment
+from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment, fault_of_port
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import stage_folder
 from pacsifier_ops.study.run import STAGES
@@ -99,7 +99,12 @@ def main(which: str = "study") -> int:
         from pacsifier_ops.onebox import omop
 
         omop.make(HOME / "omop" / "omop.duckdb")
-    with EmbeddedPacs(aet=PACS_AET) as pacs, EmbeddedPacs(aet="RESEARCH", folder=HOME / "research") as node:
+    ports = ports_of_before()
+    with (
+        EmbeddedPacs(aet=PACS_AET, port=ports.get(PACS_AET, 0)) as pacs,
+        EmbeddedPacs(aet="RESEARCH", port=ports.get("RESEARCH", 0), folder=HOME / "research") as node,
+    ):
+        write_json(HOME / "ports.json", {each.aet: each.port for each in (pacs, node)})
         log = private_folder(HOME / "logs") / "airflow.log"
         with log.open("w") as stream, _airflow(pacs, node, stream) as airflow:
             count = pacs.add(demo_cohort(HOME / "pacs"))
@@ -113,6 +118,16 @@ def main(which: str = "study") -> int:
         return 1
     _show(run, demo)
     return 0 if read_json(run / "summary.json")["verdict"] == COMPLETE else 1
+
+
+def ports_of_before() -> dict[str, int]:
+    """Return the ports of the last time, by AE title, without those that are taken.
+
+    A node at another port is another node: all would be asked for and sent again.
+    """
+    path = HOME / "ports.json"
+    before: dict[str, int] = read_json(path) if path.exists() else {}
+    return {aet: port for aet, port in before.items() if not fault_of_port(port)}
 
 
 def _connection(pacs: EmbeddedPacs) -> str:
