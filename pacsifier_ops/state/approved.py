@@ -176,8 +176,8 @@ def approved_of(folder: Path) -> Approved | None:
         if marker_of(root).get(LISTED):
             raise TreeError(
                 "the folder was released, and the list of what was approved is not in this state root; set "
-                "PACSIFIER_STATE_ROOT to the state root of its study, or, if the folder is a copy or was moved, hand over "
-                "the original, or release it again"
+                "PACSIFIER_STATE_ROOT to the state root of its study, or, if the folder is a copy or was moved, hand "
+                "over the original, or release it again"
             )
     if is_released(folder):
         raise TreeError(
