@@ -29,7 +29,7 @@ endef
 help:
 	@echo "make setup          install everything into .venv (the other targets do it themselves)"
 	@echo "make demo           embedded PACS, the study DAG on a sample table, its result in demo/studies"
-	@echo "make demo-cohort  … and one from an OMOP database, with a selection, a linker and NIfTI, in demo/studies/cohort"
+	@echo "make demo-cohort    … and one from an OMOP database, with a selection, a linker and NIfTI, in demo/studies/cohort"
 	@echo "make up             Airflow with its user interface on this machine, until Ctrl-C (ARGS=--help)"
 	@echo "make build-docker   the image of docker-compose.yml, tagged with the version and latest"
 	@echo "make setup-docker   .env, secrets and folders for docker-compose.yml, those that are not there"

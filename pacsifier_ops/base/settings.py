@@ -327,5 +327,7 @@ def longest_run() -> dt.timedelta | None:
 def _whole(name: str, default: int, least: int) -> int:
     text = _text(name) or str(default)
     if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) >= least):
-        raise ConfigError(f"{name} is not a whole number" + (f" above {least - 1}" if least else ""))
+        variable = f"PACSIFIER_{name.upper()}"
+        where = variable if os.environ.get(variable) else f"it in the Airflow variable {VARIABLE}"
+        raise ConfigError(f"{name} is not a whole number{f' above {least - 1}' if least else ''}; correct {where}")
     return int(text)

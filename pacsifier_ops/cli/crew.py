@@ -18,7 +18,7 @@ from pacsifier_ops.base.errors import Cancelled, InputError, Later, PacsifierErr
 from pacsifier_ops.base.terminal import Meter
 from pacsifier_ops.base.words import size
 from pacsifier_ops.runs import people
-from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, UPLOAD, RunAccount, SeriesAccount
+from pacsifier_ops.runs.accounts import EXIT_CODES, MOVE, NONE, UPLOAD, RunAccount, SeriesAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import Account
 from pacsifier_ops.state import audit
@@ -239,9 +239,14 @@ def print_result(run: Run, log_folder: Path, account: RunAccount, error: Excepti
     asked = "" if account.action == UPLOAD else f"{totals['rows']} rows, "
     several = totals["rows_with_several_studies"]
     arrived = "sent" if account.action in (MOVE, UPLOAD) else "received"
+    images = (
+        "no image was to be fetched"
+        if account.action == NONE
+        else f"of {totals['expected']} images expected {totals['present']} were there, "
+        f"{totals['received']} {arrived}, {totals['missing']} missing"
+    )
     print(
-        f"{account.verdict}: {asked}{totals['series']} series; of {totals['expected']} images expected "
-        f"{totals['present']} were there, {totals['received']} {arrived}, {totals['missing']} missing"
+        f"{account.verdict}: {asked}{totals['series']} series; {images}"
         + (f"; {totals['bad_files']} bad file(s)" if account.bad_files else "")
         + (f"; {several} row(s) with several studies{'' if account.selection else ', all included'}" if several else "")
     )

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pacsifier_ops.base.files import private_folder, read_json
+from pacsifier_ops.base.files import private_folder, read_json, write_json
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import demo_cohort
-from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment
+from pacsifier_ops.onebox.up import HOST, PACS_AET, REPO, airflow_environment, fault_of_port
 from pacsifier_ops.runs.accounts import COMPLETE
-from pacsifier_ops.runs.folder import stage_folder
+from pacsifier_ops.runs.failures import sentences
+from pacsifier_ops.runs.folder import Run, stage_folder
 from pacsifier_ops.study.run import STAGES
 
 HOME = REPO / "demo"
@@ -99,7 +100,12 @@ def main(which: str = "study") -> int:
         from pacsifier_ops.onebox import omop
 
         omop.make(HOME / "omop" / "omop.duckdb")
-    with EmbeddedPacs(aet=PACS_AET) as pacs, EmbeddedPacs(aet="RESEARCH", folder=HOME / "research") as node:
+    ports = ports_of_before()
+    with (
+        EmbeddedPacs(aet=PACS_AET, port=ports.get(PACS_AET, 0)) as pacs,
+        EmbeddedPacs(aet="RESEARCH", port=ports.get("RESEARCH", 0), folder=HOME / "research") as node,
+    ):
+        write_json(HOME / "ports.json", {each.aet: each.port for each in (pacs, node)})
         log = private_folder(HOME / "logs") / "airflow.log"
         with log.open("w") as stream, _airflow(pacs, node, stream) as airflow:
             count = pacs.add(demo_cohort(HOME / "pacs"))
@@ -108,11 +114,21 @@ def main(which: str = "study") -> int:
             )
             print("2  Airflow starts", flush=True)
             run = _study(demo, airflow)
-    if run is None:
-        print(f"the run did not end; its log is {log}", file=sys.stderr)
+    if run is None or not (run / "summary.json").exists():
+        print(f"the run did not end{first_failure(run)}; its log is {log}", file=sys.stderr)
         return 1
     _show(run, demo)
     return 0 if read_json(run / "summary.json")["verdict"] == COMPLETE else 1
+
+
+def ports_of_before() -> dict[str, int]:
+    """Return the ports of the last time, by AE title, without those that are taken.
+
+    A node at another port is another node: all would be asked for and sent again.
+    """
+    path = HOME / "ports.json"
+    before: dict[str, int] = read_json(path) if path.exists() else {}
+    return {aet: port for aet, port in before.items() if not fault_of_port(port)}
 
 
 def _connection(pacs: EmbeddedPacs) -> str:
@@ -144,7 +160,7 @@ def _study(demo: Demo, airflow: subprocess.Popen[bytes]) -> Path | None:
     """Run the study to its end, and print each stage when it begins.
 
     Returns:
-        The run's folder; None if the run has no summary.
+        The run's folder; None if it has none.
     """
     started = time.time()
     assert airflow.stdin
@@ -163,16 +179,20 @@ def _study(demo: Demo, airflow: subprocess.Popen[bytes]) -> Path | None:
                 print(f"   {stage}", flush=True)
                 printed.append(stage)
         if ended:
-            return run if run is not None and (run / "summary.json").exists() else None
+            return run
         time.sleep(0.2)
+
+
+def first_failure(run: Path | None) -> str:
+    """Return the task of a run that failed first and its sentence, in brackets; empty if there is none."""
+    failed = sentences(Run(run)).items() if run is not None else ()
+    return next((f" ({task}: {sentence})" for (task, *_), sentence in failed if sentence), "")
 
 
 def _begun(run: Path | None) -> list[str]:
     """Return the stages that a run has begun, with approval and release between them."""
     if run is None:
         return []
-    from pacsifier_ops.runs.folder import Run
-
     between = {"gate.json": "search and approval", "released.json": "release"}
     stages = {stage: stage_folder(Run(run), stage).exists() for stage in STAGES}
     order = ["extract", "pseudonyms", "anonymize", "dumps", *between, "dicomdir", "convert", "upload"]

@@ -329,6 +329,17 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def fault_of_port(port: int) -> str:
+    """Return why a program cannot listen at a port of this machine; empty if it can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            return str(error.strerror)
+    return ""
+
+
 def _check_free(ports: Mapping[str, int]) -> None:
     """Check that the ports are free.
 
@@ -338,14 +349,11 @@ def _check_free(ports: Mapping[str, int]) -> None:
     Raises:
         SystemExit: names every port that cannot be used, and its flag.
     """
-    taken = []
-    for flag, port in ports.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError as error:
-                taken.append(f"port {port} cannot be used ({error.strerror}); choose another with {flag}")
+    taken = [
+        f"port {port} cannot be used ({fault}); choose another with {flag}"
+        for flag, port in ports.items()
+        if (fault := fault_of_port(port))
+    ]
     if taken:
         raise SystemExit("\n".join(taken))
 

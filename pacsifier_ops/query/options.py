@@ -57,7 +57,8 @@ def read_options(path: Path, known: Mapping[str, Option], contradictions: Contra
             lines.setdefault(key, line)
     except TableRefused as error:
         problems += error.problems
-    problems += [Problem(lines.get(key, 0), key, message) for key, message in contradictions(options)]
+    else:
+        problems += [Problem(lines.get(key, 0), key, message) for key, message in contradictions(options)]
     if problems:
         raise Refused([f"{path.name}: {problem}" for problem in sorted(problems, key=lambda problem: problem.line)])
     return options

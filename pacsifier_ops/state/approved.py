@@ -175,9 +175,9 @@ def approved_of(folder: Path) -> Approved | None:
             return found
         if marker_of(root).get(LISTED):
             raise TreeError(
-                "the folder was released, and the list of what was approved is not in this state root: it is a copy, "
-                "or was moved, or PACSIFIER_STATE_ROOT names another state root than that of its study; hand over the "
-                "original, or release it again"
+                "the folder was released, and the list of what was approved is not in this state root; set "
+                "PACSIFIER_STATE_ROOT to the state root of its study, or, if the folder is a copy or was moved, hand "
+                "over the original, or release it again"
             )
     if is_released(folder):
         raise TreeError(

@@ -24,15 +24,16 @@ def test_a_second_demo_finds_that_everything_is_there(
     monkeypatch.setattr(demo, "HOME", tmp_path / "demo")
     monkeypatch.delenv("PACSIFIER_STATE_ROOT", raising=False)
 
-    def run() -> tuple[dict[str, int], list[str]]:
+    def run() -> tuple[dict[str, int], int, list[str]]:
         before = set((tmp_path / "demo").glob("state/runs/*"))
         assert demo.main() == 0
         shown = capfd.readouterr().out.splitlines()
         (made,) = set((tmp_path / "demo").glob("state/runs/*")) - before
-        return read_json(made / "summary.json")["totals"], shown
+        (upload,) = made.glob("stages/*-upload/summary.json")
+        return read_json(made / "summary.json")["totals"], read_json(upload)["totals"]["received"], shown
 
-    first, shown = run()
-    assert first["received"] == first["new"] == 89 and first["released"] == first["delivered"] == 88
-    assert run()[0] == {**first, "new": 0}
+    first, sent, shown = run()
+    assert first["received"] == first["new"] == 89 and first["released"] == first["delivered"] == sent == 88
+    assert run()[:2] == ({**first, "new": 0}, 0)
     stages = {line.strip() for line in shown if line.startswith("   ")}
     assert stages == set(STAGES)

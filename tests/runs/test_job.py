@@ -14,6 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import BasicTextSRStorage
 
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.errors import Cancelled, ConfigError, InputError
 from pacsifier_ops.convert import steps as conversion
 from pacsifier_ops.convert.request import ConvertRequest
@@ -246,5 +247,9 @@ def test_a_setting_says_into_how_many_units_a_step_is_divided(monkeypatch: pytes
     assert in_units(7) == [range(4), range(4, 7)] and in_units(1) == [range(1)] and in_units(0) == []
     assert in_units(7, most=1) == [range(7)]
     monkeypatch.setenv("PACSIFIER_TASKS", "0")
-    with pytest.raises(ConfigError, match="tasks is not a whole number above 0"):
+    with pytest.raises(ConfigError, match=r"^tasks is not a whole number above 0; correct PACSIFIER_TASKS$"):
+        in_units(7)
+    monkeypatch.delenv("PACSIFIER_TASKS")
+    monkeypatch.setattr(settings, "_variable", {"tasks": "many"})
+    with pytest.raises(ConfigError, match=r"above 0; correct it in the Airflow variable pacsifier$"):
         in_units(7)

@@ -229,7 +229,7 @@ def test_the_list_holds_for_every_way_out(world: World, tmp_path: Path) -> None:
         shutil.move(released, tmp_path / "above" / "released")
         with pytest.raises(TreeError, match="was released"):
             sent(tmp_path / "above", there, tmp_path / "logs")
-        with pytest.raises(TreeError, match="is a copy, or was moved"):
+        with pytest.raises(TreeError, match="state root of its study, or, if the folder is a copy"):
             sent(tmp_path / "above" / "released", there, tmp_path / "logs")
     assert len(got) == 2 and not tells(got)
 

@@ -159,7 +159,7 @@ def test_everything_is_read_again_from_time_to_time(root: Path, monkeypatch: pyt
     monkeypatch.setenv("PACSIFIER_VERIFY_DAYS", "0")
     assert read(root)[1] == ["a", "b"]
     monkeypatch.setenv("PACSIFIER_VERIFY_DAYS", "never")
-    with pytest.raises(ConfigError, match=r"^verify_days is not a whole number$"):
+    with pytest.raises(ConfigError, match=r"^verify_days is not a whole number; correct PACSIFIER_VERIFY_DAYS$"):
         read(root)
 
 

@@ -91,6 +91,13 @@ def test_faults_of_a_file_are_told_by_line_and_key_and_without_values(tmp_path: 
         set_up(Run.fresh(), {}, path)
 
 
+def test_of_a_file_that_cannot_be_read_nothing_else_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        read_project(tmp_path / "knee.yaml")
+    (reason,) = caught.value.reasons
+    assert reason.startswith("knee.yaml: cannot be read")
+
+
 def test_a_study_keeps_its_file_and_its_digest(tmp_path: Path) -> None:
     path = tmp_path / "data" / "p.yaml"
     path.write_text("project: p\nqueryfile: t.csv\nwithout: [dumps]\nupload: node\n")
