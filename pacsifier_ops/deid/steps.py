@@ -148,7 +148,8 @@ def prepare(
             note_plan(run, seen, account)
             return _planned(run, sources, set(map(key_of, sources)), with_texts(told, texts), most)
         found = scan(request.in_folder, cancelled, look=look)
-        counted = texts_of_runs(request.in_folder, cancelled, look) == texts  # a run may have added one meanwhile
+        if texts is None or texts_of_runs(request.in_folder, cancelled, look) != texts:
+            seen = UNKNOWN  # a run has added one meanwhile
     except OSError as error:
         raise InputError(f"in_folder cannot be read: {error.strerror}") from error
     _check_trees(found.trees, request)
@@ -177,7 +178,7 @@ def prepare(
         write_jsonl(store.unreadable, {item["path"]: item for item in unreadable}.values())
     nameless_here = sum(len(source.nameless) for source in sources)
     told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers, "texts": texts}
-    note_plan(run, UNKNOWN if texts is None or not counted else seen, since=found.since)
+    note_plan(run, seen, since=found.since)
     standing = standing_parts(run, request, how.stamp, store, sources)
     return _planned(run, sources, standing, {**told, "nameless": nameless_here}, most)
 

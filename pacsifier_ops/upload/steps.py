@@ -104,7 +104,8 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     try:
         found = scan(root, cancelled, approved=approved)
-        counted = texts_of_runs(root, cancelled) == texts  # a run may have added one meanwhile
+        if texts is None or texts_of_runs(root, cancelled) != texts:
+            seen = UNKNOWN  # a run has added one meanwhile
     except OSError as error:
         raise InputError(f"upload_directory cannot be read: {error.strerror}") from error
     refuse_unfinished(found.trees)
@@ -124,7 +125,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     stands = (_standing(one) for one in series if one.series in standing)
     beside = _beside(approved) if request.release and approved else []
     _refuse_among_others(run, request, node, order, beside, cancelled)
-    note_plan(run, UNKNOWN if texts is None or not counted else seen, since=found.since)
+    note_plan(run, seen, since=found.since)
     kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
     return cut(run, lines, {**kept, **counts}, stands)
 
