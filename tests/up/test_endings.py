@@ -104,6 +104,7 @@ def test_cancel_on_the_page_ends_a_retrieval_between_two_series(
     up: Up, admin: Visitor, pacs: EmbeddedPacs, tmp_path: Path
 ) -> None:
     connect(up, pacs, "cancelled", max_associations=1)
+    pacs.faults.delay = 4  # the run lasts until it is cancelled, however long a browser takes
     run = up.trigger(f"PatientID\n{PATIENT}\n", pacs="cancelled", out_directory="cancelled")
     wait_for_state(up, run, "retrieve", lambda found: found["running"] > 0)
     viola = Visitor(up.url, up.token(VIEWER))
@@ -117,6 +118,7 @@ def test_cancel_on_the_page_ends_a_retrieval_between_two_series(
         browser.click("button", "Cancel", exact=True)
         browser.click("button", "Cancel this run?", exact=True)
         browser.wait_for("p", "Cancelled by admin")
+    pacs.faults.delay = 0
     first = admin.ask(f"{page(run)}/cancel", b"")  # once more does no harm
     assert up.outcome(run) == "failed"
     again = admin.ask(f"{page(run)}/cancel", b"")
@@ -129,7 +131,6 @@ def test_cancel_on_the_page_ends_a_retrieval_between_two_series(
     assert len(files) == totals["received"] == 3 * series["complete"] == len(pacs.sent)  # no series is cut in two
     assert f"{series['failed']} series not transferred" in admin.ask(page(run), **HTML).body.decode()
     # A run that is cleared goes on, and fetches the rest only.
-    pacs.faults.delay = 0
     up._call(f"api/v2/dags/{DAG_ID}/dagRuns/{urllib.parse.quote(run)}/clear", {"dry_run": False})
     assert up.outcome(run) == "success" and len(pacs.sent) == len(set(pacs.sent)) == 24
     assert admin.ask(f"{page(run)}/cancel", b"").status == 409
