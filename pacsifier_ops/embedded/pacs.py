@@ -282,6 +282,16 @@ def _coerced(path: Path, keywords: Iterable[str]) -> tuple[str, bytes]:
     return generate_uid() if "AffectedSOPInstanceUID" in keywords else str(image.SOPInstanceUID), encoded
 
 
+def keep_responses(assoc: Association) -> None:
+    """Keep the thread of an association that we have requested from taking a response that another thread waits for.
+
+    It looks for requests of the peer, and there are none. pynetdicom pauses it, and may take it for paused too early.
+    """
+    if assoc.is_requestor:
+        take = assoc.dimse.get_msg
+        assoc.dimse.get_msg = lambda block=False: take(block) if block else (None, None)
+
+
 def _store(
     assoc: Association,
     instance: FileDataset,
@@ -724,6 +734,7 @@ class EmbeddedPacs:
 
     def _sender(self, assoc: Association) -> Callable[..., Dataset]:
         """Return a replacement of `assoc.send_c_store`, which sends unchanged files and has the faults of sending."""
+        keep_responses(assoc)
 
         def send(instance: FileDataset, msg_id: int = 1, **originator: Any) -> Dataset:
             faults, uid = self.faults, str(instance.SOPInstanceUID)

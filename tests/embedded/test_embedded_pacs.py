@@ -22,7 +22,7 @@ from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dsutils import split_dataset
 
 from pacsifier_ops.dimse.transport import HANDLERS, Secure, tuned
-from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults, matches
+from pacsifier_ops.embedded.pacs import EmbeddedPacs, Faults, keep_responses, matches
 from pacsifier_ops.embedded.phantoms import demo_cohort, phantom_series, write
 from tests.support.certificates import PASSPHRASE, Certificates, make
 from tests.support.peers import Storescp, Tls, contents
@@ -68,9 +68,11 @@ def identifier(level: str, **keys: Any) -> Dataset:
 
 
 def associate(pacs: EmbeddedPacs, contexts: list[Any], **more: Any) -> Any:
-    return AE(more.pop("calling", "CLIENT")).associate(
+    assoc = AE(more.pop("calling", "CLIENT")).associate(
         pacs.host, pacs.port, contexts=contexts, ae_title=more.pop("called", pacs.aet), **more
     )
+    keep_responses(assoc)
+    return assoc
 
 
 def find(pacs: EmbeddedPacs, level: str, root: str = STUDY_ROOT, **keys: Any) -> tuple[int, list[Dataset]]:
