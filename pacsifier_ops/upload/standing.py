@@ -87,7 +87,7 @@ def plan_before(request: UploadRequest, place: str, stamp: str) -> tuple[dict[st
     plan = standing_plan(request.folder, _name(place), stamp)
     if plan is not None:
         series = [Outgoing(**one) for one in plan["series"]]
-        if confirmed(place, series) == plan["found"][CONFIRMED]:
+        if confirmed(place, series) == plan["found"].get(CONFIRMED):
             return plan["found"], series
     return None
 
