@@ -113,11 +113,13 @@ def cost(command: list[str], scratch: Path) -> Cost:
 
 def _files(scratch: Path) -> Iterator[tuple[str, os.stat_result]]:
     """The files that tools have written: those of the archives are not."""
-    for folder, _, names in os.walk(scratch):
-        if not Path(folder).relative_to(scratch).parts[:1] or Path(folder).relative_to(scratch).parts[0].islower():
-            for name in names:
-                with suppress(FileNotFoundError):
-                    yield os.path.relpath(os.path.join(folder, name), scratch), os.stat(os.path.join(folder, name))
+    for folder, below, names in os.walk(scratch):
+        if folder == str(scratch):
+            below[:] = [name for name in below if name.islower()]
+        for name in names:
+            with suppress(FileNotFoundError):
+                path = os.path.join(folder, name)
+                yield os.path.relpath(path, scratch), os.stat(path)
 
 
 @contextmanager

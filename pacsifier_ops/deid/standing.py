@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.runs.accounts import COMPLETE
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import prepared
-from pacsifier_ops.runs.standing import Found, keep_plan, keep_standing, standing_items, standing_plan
+from pacsifier_ops.runs.standing import Found, all_stood, keep_plan, keep_standing, standing_items, standing_plan
 from pacsifier_ops.state.facts import identity_at
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.standing import (
@@ -90,14 +89,14 @@ def keep_converted(
     """
 
     def plan() -> dict[str, Any] | None:
-        results = list(outcomes())
-        if not (results or request.allow_empty):
-            return None  # a run may go on in a folder that has become empty, and none may begin there
+        if account.verdict != COMPLETE or account.set_apart:
+            return None
         if any(one.folder.partition("/")[0] in OF_RUNS for one in account.series):
             return None  # a patient's folder may have kept such a name, and `seen_before` leaves it out
-        if account.verdict != COMPLETE or account.set_apart or not all(starmap(_stood, results)):
-            return None
-        return {"found": prepared(run), "parts": [vars(source) for source, _ in results], "account": asdict(account)}
+        sources = all_stood(outcomes(), _stood)
+        if sources is None or not (sources or request.allow_empty):
+            return None  # a run may go on in a folder that has become empty, and none may begin there
+        return {"found": prepared(run), "parts": [*map(vars, sources)], "account": asdict(account)}
 
     keep_standing(run, request.out_folder, _NAME, _needed_nothing(request, store, outcomes()))
     keep_plan(run, request.out_folder, _NAME, lambda: seen_before(request, policy), plan)
@@ -119,7 +118,7 @@ def seen_before(request: DeidRequest, policy: Mapping[str, Any]) -> str:
         given = [Path(name) for name in (request.new_ids, request.day_shift) if name]
         files = [*given, store.names, *project_folder(request.project).iterdir()]
         return stamp_of(
-            {name: str(value) for name, value in vars(request).items() if name != "started"},
+            {**request.plain(), "started": ""},
             policy,
             stamp_of_tree(request.in_folder),
             stamp_of_tree(request.out_folder),

@@ -639,7 +639,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     if before and seen_before(request, how.stamp) == seen:
         account = books.account_again(run, request, before)
     else:
-        account = _closed(run, request, how, tree, store)
+        account = _closed(run, request, how, tree, marker, store)
     linkage = books.linkage_files(request, store, how.rules)
     account.linkage = str(linkage[0].parent)
     with storage_errors("the state root or out_folder"):
@@ -668,12 +668,13 @@ def report(run: Run, secret: str = "") -> DeidAccount:
     return account
 
 
-def _closed(run: Run, request: DeidRequest, how: Policy, tree: Tree, store: Store) -> DeidAccount:
+def _closed(
+    run: Run, request: DeidRequest, how: Policy, tree: Tree, marker: Mapping[str, Any], store: Store
+) -> DeidAccount:
     """Finish the output tree, and count what is in it."""
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid.contact import ContactSheets
 
-    marker = marker_of(tree.root)
     if request.contact_sheets:
         with ContactSheets() as sheets:
             for source, stands in _in_parts(run):

@@ -192,8 +192,11 @@ class KeptRequest:
 
     def keep(self, run: Run) -> None:
         """Write request.json."""
-        values = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
-        write_json(run.folder / "request.json", values)
+        write_json(run.folder / "request.json", self.plain())
+
+    def plain(self) -> dict[str, Any]:
+        """Return its values, fit for JSON."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
 
     @classmethod
     def of(cls, run: Run) -> Self:

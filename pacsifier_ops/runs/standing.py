@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pacsifier_ops.base.files import read_json, read_jsonl, storage_errors, write_json
 from pacsifier_ops.runs.folder import Run
@@ -26,6 +26,9 @@ PLAN = "standing"
 
 #: Key of the plan among the results of the items.
 _WHOLE = ""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -138,6 +141,21 @@ def noted_plan(run: Run) -> tuple[str, Any, float | None]:
         stamp, kept, since = read_json(run.folder / f"{PLAN}.json")
         return stamp, kept, since
     return UNKNOWN, None, None
+
+
+def all_stood(outcomes: Iterable[tuple[Item, Result]], stood: Callable[[Item, Result], bool]) -> list[Item] | None:
+    """Return the items of a run if none needed anything; None at the first one that did.
+
+    Args:
+        outcomes: the items with their results.
+        stood: returns whether there was nothing to do for an item.
+    """
+    items = []
+    for item, result in outcomes:
+        if not stood(item, result):
+            return None
+        items.append(item)
+    return items
 
 
 def keep_plan(run: Run, root: Path, name: str, seen: Callable[[], str], plan: Callable[[], Any]) -> None:

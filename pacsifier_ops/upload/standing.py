@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import starmap
 from typing import Any
 
 from pacsifier_ops.base.config import Node, PacsNode
@@ -17,7 +16,7 @@ from pacsifier_ops.base.identity import SeriesId, digest_of
 from pacsifier_ops.runs.accounts import SeriesAccount
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.runs.job import prepared
-from pacsifier_ops.runs.standing import Found, keep_plan, keep_standing, standing_items, standing_plan
+from pacsifier_ops.runs.standing import Found, all_stood, keep_plan, keep_standing, standing_items, standing_plan
 from pacsifier_ops.state.approved import LISTED, approved_seen
 from pacsifier_ops.state.deliveries import deliveries_seen
 from pacsifier_ops.state.standing import UNKNOWN, stamp_of, stamp_of_tree
@@ -69,10 +68,9 @@ def seen_before(request: UploadRequest, place: str) -> str:
         UNKNOWN if the folder has no list of its own of what may leave it.
     """
     with suppress(OSError):
-        values = {name: str(value) for name, value in vars(request).items() if name != "started"}
         marker = marker_of(request.folder)
         of_list = [approved_seen(request.folder), marker.get("state"), marker.get(LISTED)]
-        return stamp_of(values, place, *of_list, stamp_of_tree(request.folder))
+        return stamp_of({**request.plain(), "started": ""}, place, *of_list, stamp_of_tree(request.folder))
     return UNKNOWN
 
 
@@ -108,12 +106,10 @@ def keep_sent(
     """
 
     def plan() -> dict[str, Any] | None:
-        found, results = prepared(run), list(outcomes())
-        if found["bad_files"] or not all(starmap(_stood, results)):
-            return None
-        series = [one for one, _ in results]
-        if confirmed(place, series) != found.get(CONFIRMED):
-            return None  # another run has sent some of them meanwhile
+        found = prepared(run)
+        series = None if found["bad_files"] else all_stood(outcomes(), _stood)
+        if series is None or confirmed(place, series) != found.get(CONFIRMED):
+            return None  # something was sent; by another run as well, meanwhile
         return {"found": found, "series": [*map(vars, series)]}
 
     keep_standing(run, request.folder, _name(place), _needed_nothing(place, outcomes()))

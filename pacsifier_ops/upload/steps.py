@@ -118,7 +118,8 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     bad = [asdict(file) for file in found.bad_files]
     counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: place, "texts": texts}
     series = [Outgoing.of(number, root, files) for number, files in enumerate(order, start=1)]
-    counts[CONFIRMED] = confirmed(place, series)
+    if seen != UNKNOWN:
+        counts[CONFIRMED] = confirmed(place, series)
     standing = standing_series(run, request, node, series)
     work = [one for one in series if one.series not in standing]
     lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]

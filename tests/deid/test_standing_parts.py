@@ -16,7 +16,6 @@ from pacsifier_ops.base.errors import Cancelled, InputError, PacsifierError, Pat
 from pacsifier_ops.deid import steps
 from pacsifier_ops.deid.books import DeidAccount
 from pacsifier_ops.deid.run import DeidRequest, Store, series_of, store_of
-from pacsifier_ops.dicom import scan as scans
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 from pacsifier_ops.pseudonyms.linkage import Linkage, Person
 from pacsifier_ops.pseudonyms.secret import project_folder
@@ -25,6 +24,7 @@ from pacsifier_ops.state import facts
 from pacsifier_ops.state.facts import facts_folder, forget_facts
 from pacsifier_ops.state.tree import CONVERTING, DEIDENTIFIED, Tree, write_marker
 from tests.support.airflow_home import KUNIGUNDE, ZEBEDAEUS
+from tests.support.texts import text, text_during_scan
 
 
 @pytest.fixture
@@ -208,12 +208,6 @@ OTHERS: dict[str, tuple[int, Callable[[Path, Path], object]]] = {
 }
 
 
-def text(path: Path, content: str = "x") -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
-    return path
-
-
 def pseudonym(out: Path) -> str:
     """The pseudonym of the first patient, as it is."""
     return next(one.pseudonym for one in series_of(found_store(out)) if one.patient_id == KUNIGUNDE["patient_id"])
@@ -337,20 +331,10 @@ def test_results_in_a_folder_with_the_name_of_one_of_runs_are_looked_at(source: 
     assert deidentify(source, out, keep_patient_dir_names=True)[0].verdict == "unbalanced"
 
 
-def test_a_text_that_comes_during_the_scan_is_counted_once(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_comes_during_the_scan_is_counted_once(source: Path, out: Path) -> None:
     for _ in range(2):
         deidentify(source, out)
-    scan = scans.scan
-
-    def meanwhile(root: Path, *given: Any, **named: Any) -> scans.Scan:
-        if root == source:
-            text(source / "logs" / "a.csv")
-        return scan(root, *given, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(scans, "scan", meanwhile)
+    with text_during_scan(source):
         deidentify(source, out)
     for _ in range(2):
         assert deidentify(source, out)[0].passed_over == {"not DICOM": 1}

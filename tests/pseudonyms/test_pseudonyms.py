@@ -38,6 +38,7 @@ from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.tree import Tree
 from tests.support import deid_faults
 from tests.support.tables import parquet_as_csv
+from tests.support.texts import text_during_scan
 
 PATIENTS = [f"ZQX-{number}" for number in range(6000)]
 
@@ -554,16 +555,8 @@ def test_who_is_linked_is_nobody_elses_patient_of_that_id(
 
 def test_a_text_that_comes_during_the_scan_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "_GRANULARITY", -(10**12))
-    root, real = Tree.open(tmp_path / "tree").root, scan.scan
+    root = Tree.open(tmp_path / "tree").root
     images(root / "x", "A-1")
-
-    def meanwhile(folder: Path, *more: Any, **named: Any) -> scan.Scan:
-        if folder == root:
-            (root / "logs").mkdir()
-            (root / "logs" / "1.csv").write_text("a log")
-        return real(folder, *more, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(scan, "scan", meanwhile)
+    with text_during_scan(root):
         of_folder(root)
     assert [of_folder(root).passed_over for _ in range(2)] == [1, 1]

@@ -14,7 +14,6 @@ from pydicom import dcmread
 from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import PacsNode
 from pacsifier_ops.base.errors import TreeError
-from pacsifier_ops.dicom import scan as scans
 from pacsifier_ops.embedded.pacs import EmbeddedPacs
 from pacsifier_ops.embedded.phantoms import write
 from pacsifier_ops.runs.accounts import RunAccount
@@ -28,6 +27,7 @@ from pacsifier_ops.upload import steps
 from pacsifier_ops.upload.nodes import FolderNode
 from pacsifier_ops.upload.run import UploadRequest
 from tests.support.embedded import node_of, series
+from tests.support.texts import text, text_during_scan
 
 pytestmark = pytest.mark.archive
 
@@ -124,12 +124,6 @@ def list_all(folder: Path, *without: Path) -> None:
     approve(folder, ({"path": str(path.relative_to(folder)), "sha256": digest(path)} for path in paths))
 
 
-def text(path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("x")
-    return path
-
-
 def without_one(folder: Path) -> None:
     list_all(folder, min(folder.rglob("*.dcm")))
 
@@ -198,20 +192,10 @@ def test_a_folder_in_it_that_is_half_de_identified_is_refused(pacs: EmbeddedPacs
         upload(node_of(pacs), folder)
 
 
-def test_a_text_that_comes_during_the_scan_is_counted_once(
-    pacs: EmbeddedPacs, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_comes_during_the_scan_is_counted_once(pacs: EmbeddedPacs, folder: Path) -> None:
     list_all(folder)
     upload(node_of(pacs), folder)
-    scan = scans.scan
-
-    def meanwhile(root: Path, *given: Any, **named: Any) -> scans.Scan:
-        if root == folder:
-            text(folder / "logs" / "a.csv")
-        return scan(root, *given, **named)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(scans, "scan", meanwhile)
+    with text_during_scan(folder):
         upload(node_of(pacs), folder)
     for _ in range(2):
         assert upload(node_of(pacs), folder)[0].passed_over == {"not DICOM": 1}
