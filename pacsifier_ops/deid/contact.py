@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +27,6 @@ MOST, SIDE = 9, 512
 #: Limits for one sheet: seconds, and bytes of memory.
 _SECONDS, _MEMORY = 120.0, 4 * 2**30
 _ACROSS, _GAP = 3, 4
-#: InstanceNumber, NumberOfFrames, Rows.
-_NUMBER, _FRAMES, _ROWS = 0x00200013, 0x00280008, 0x00280010
 
 
 class ContactSheets(Apart):
@@ -38,27 +35,38 @@ class ContactSheets(Apart):
     def __init__(self) -> None:
         super().__init__("pacsifier_ops.deid.contact", _SECONDS)
 
-    def of(self, files: Sequence[Path]) -> bytes | None:
+    def of(self, images: Iterable[tuple[int, Path, int]]) -> bytes | None:
         """Return a PNG with up to nine frames of a series, evenly spread in instance order.
 
         A crossed box replaces a frame that cannot be shown.
 
         Args:
-            files: the files of the series.
+            images: InstanceNumber, file and number of frames of each image.
 
         Returns:
             The PNG; None where there are no images, or they crash the decoder, or take too long.
         """
-        return self.ask([str(path) for path in files])
+        chosen = _spread(images)
+        return self.ask([[str(path), frame] for path, frame in chosen]) if chosen else None
 
 
-def _sheet(files: Sequence[Path]) -> bytes | None:
-    """Make the contact sheet of a series."""
+def _spread(images: Iterable[tuple[int, Path, int]]) -> list[tuple[Path, int]]:
+    """Choose frames spread evenly over those of a series, from the first to the last."""
+    images = sorted(images)
+    ends = list(accumulate(frames for _, _, frames in images))
+    if not ends:
+        return []
+    chosen = []
+    for number in sorted({step * (ends[-1] - 1) // (MOST - 1) for step in range(MOST)}):
+        image = bisect(ends, number)
+        chosen.append((images[image][1], number - (ends[image - 1] if image else 0)))
+    return chosen
+
+
+def _sheet(chosen: Sequence[tuple[Path, int]]) -> bytes:
+    """Make the contact sheet of these frames."""
     from PIL import Image
 
-    chosen = _spread(files)
-    if not chosen:
-        return None
     tiles = [_tile(path, frame) for path, frame in chosen]
     across = min(_ACROSS, len(tiles))
     width, height = (max(tile.size[axis] for tile in tiles) + _GAP for axis in (0, 1))
@@ -74,38 +82,6 @@ def _sheet(files: Sequence[Path]) -> bytes | None:
     stream = io.BytesIO()
     sheet.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
-
-
-def _spread(files: Sequence[Path]) -> list[tuple[Path, int]]:
-    """Choose frames spread evenly over those of a series, from the first to the last."""
-    images = sorted(found for place, path in enumerate(files) if (found := image_in(path, place)))
-    ends = list(accumulate(frames for _, _, frames in images))
-    if not ends:
-        return []
-    chosen = []
-    for number in sorted({step * (ends[-1] - 1) // (MOST - 1) for step in range(MOST)}):
-        image = bisect(ends, number)
-        chosen.append((files[images[image][1]], number - (ends[image - 1] if image else 0)))
-    return chosen
-
-
-def image_in(path: Path, place: int) -> tuple[int, int, int] | None:
-    """Return InstanceNumber, `place` and the number of frames of an image; None for other and for damaged files."""
-    from pacsifier_ops.dicom.files import top_level
-
-    with suppress(ValueError, OSError), path.open("rb") as stream:
-        found = top_level(stream, (_NUMBER, _FRAMES, _ROWS), _ROWS).values
-        if _ROWS in found:
-            number, frames = (found.get(tag, b"").decode("latin-1") for tag in (_NUMBER, _FRAMES))
-            return _whole(number, 0), place, max(1, _whole(frames, 1))
-    return None
-
-
-def _whole(text: str, otherwise: int) -> int:
-    """Return the number that a text contains."""
-    with suppress(ValueError, OverflowError):
-        return int(float(text.strip("\0 "))) or otherwise
-    return otherwise
 
 
 def _tile(path: Path, frame: int) -> Image:
@@ -143,4 +119,4 @@ if __name__ == "__main__":
     import PIL.PngImagePlugin  # noqa: F401
     import pydicom.pixels  # noqa: F401
 
-    serve(lambda files: _sheet([Path(path) for path in files]), _MEMORY)
+    serve(lambda chosen: _sheet([(Path(path), frame) for path, frame in chosen]), _MEMORY)

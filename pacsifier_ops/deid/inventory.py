@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,35 @@ def keep_heads(
     return heads
 
 
+def images_of(store: Store, base: Path, key: str, known: Mapping[str, Head] = {}) -> list[tuple[int, Path, int]]:
+    """Return InstanceNumber, file and number of frames of the images of a series.
+
+    A file of which nothing is known counts as an image, so that somebody looks at it.
+
+    Args:
+        store, base, key: see `keep_heads`.
+        known: heads by new UID, as they are now.
+
+    Raises:
+        OSError: the state root cannot be written.
+    """
+    items = [item for item in store.settled(key).values() if item.outcome == DEIDENTIFIED]
+    heads = known | heads_of(store, base, key, [item for item in items if item.new_uid not in known])
+    number, rows = (_place_of(name) for name in ("InstanceNumber", "Rows"))
+    images = []
+    for item in items:
+        head = heads.get(item.new_uid)
+        if head is None or head.values[rows] is not None:
+            told = head.values[number] if head else None
+            images.append((told if isinstance(told, int) else 0, base / item.file, head.images if head else 1))
+    return images
+
+
 def heads_of(store: Store, base: Path, key: str, items: Sequence[Settled]) -> dict[str, Head]:
     """Return the heads of results, by new UID. Those that are not kept are read; see `keep_heads`."""
     wanted = {item.new_uid: _stamp(item) for item in items}
+    if not wanted:
+        return {}
     heads: dict[str, Head] = {}
     alike: dict[Any, Any] = {}  # slices of a series have most of their values in common
     with suppress(FileNotFoundError):
@@ -211,6 +238,12 @@ def heads_of(store: Store, base: Path, key: str, items: Sequence[Settled]) -> di
                     kept[0] = [alike.setdefault((place, value), value) for place, value in enumerate(kept[0])]
                     heads[uid] = technique.of_kept(kept)
     return heads | keep_heads(store, base, key, (item for item in items if item.new_uid not in heads))
+
+
+@cache
+def _place_of(name: str) -> int:
+    """Return the place of a column among the values of a head."""
+    return [column.name for column in technique.columns()].index(name)
 
 
 def _stamp(item: Settled) -> str:
@@ -232,8 +265,7 @@ def _described(
         heads: by new UID.
     """
     columns = technique.columns()
-    at = {column.name: place for place, column in enumerate(columns)}
-    number = at["InstanceNumber"]
+    number = _place_of("InstanceNumber")
     unread = technique.unknown()
     pairs = [(item, heads.get(item.new_uid, unread)) for item in items]
 
@@ -253,7 +285,7 @@ def _described(
     frames = [frame for _, head in pairs for frame in head.frames]
     numbers = [pairs[index][1].values[number] if len(pairs[index][1].frames) == 1 else None for index in owner]
     judged = slices.judge(frames, numbers)
-    image_types = {str(head.values[at["ImageType"]] or "") for _, head in pairs}
+    image_types = {str(head.values[_place_of("ImageType")] or "") for _, head in pairs}
     texts = [str(found[name] or "") for name in _DESCRIPTIONS]
     localizer = all(slices.is_localizer(image_type, texts) for image_type in image_types)
     row = {

@@ -541,9 +541,9 @@ class Converting(Worker[SourceSeries, Counts]):
             setattr(counts, name_of, getattr(counts, name_of) + 1)
             counts.bytes += size
         with storage_errors("the state root"):
-            keep_heads(self._store, self._base, source.key, fresh, heads)
+            heads = keep_heads(self._store, self._base, source.key, fresh, heads)
         if self._request.contact_sheets and source.parts == 1:
-            make_sheet(self._sheets, self._store, self._base, source, fresh=counts.deidentified > 0)
+            make_sheet(self._sheets, self._store, self._base, source, counts.deidentified > 0, heads)
         if not counts.missing:
             counts.state, counts.reason = COMPLETE, ""
 
@@ -582,12 +582,21 @@ class Converting(Worker[SourceSeries, Counts]):
 _TOTALS = ("present", "deidentified", "excluded", "in_quarantine", "missing", "bytes")
 
 
-def make_sheet(sheets: ContactSheets, store: Store, base: Path, source: SourceSeries, fresh: bool) -> None:
-    """Make the contact sheet of a series, unless it exists and the objects are the same."""
+def make_sheet(
+    sheets: ContactSheets, store: Store, base: Path, source: SourceSeries, fresh: bool, heads: Mapping[str, Head] = {}
+) -> None:
+    """Make the contact sheet of a series, unless it exists and the objects are the same.
+
+    Args:
+        fresh: objects of the series have changed.
+        heads: of objects, by new UID, where they are known; those of the others are looked up.
+    """
+    from pacsifier_ops.deid.inventory import images_of
+
     path = store.sheet(source.number)
     if fresh or not path.exists():
-        sheet = sheets.of(sorted((base / source.target).glob("*.dcm")))
         with storage_errors("the state root"):
+            sheet = sheets.of(images_of(store, base, source.key, heads))
             write_atomic(path, sheet or b"")
 
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from pacsifier_ops.base.apart import Apart, serve
 from pacsifier_ops.base.errors import InputError, PacsifierError, StorageError
 from pacsifier_ops.base.given import open_below
-from pacsifier_ops.deid.contact import image_in
 from pacsifier_ops.extract.thumbnails import Levels, in_color, read_frame
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.approved import lies_in
@@ -44,6 +43,8 @@ _PATIENCE = 30.0
 _PORTION = 1000
 #: Maximum number of frames of a file that are offered; a file may say any number.
 _MOST_FRAMES = 100_000
+#: InstanceNumber, NumberOfFrames, Rows.
+_NUMBER, _FRAMES, _ROWS = 0x00200013, 0x00280008, 0x00280010
 _UNSHOWN = "the image cannot be shown: it is gone, has changed, is damaged, or of a kind that no decoder knows"
 
 
@@ -217,8 +218,27 @@ def _answer(request: dict[str, Any]) -> bytes | None:
 def _image(root: Path, name: str, place: int) -> tuple[int, int, int] | None:
     """Return InstanceNumber, `place` and the number of frames of an image; None: it is none."""
     with suppress(InputError), open_below(root, name) as stream:
-        return image_in(_path_of(stream), place)
+        return _image_in(_path_of(stream), place)
     return None
+
+
+def _image_in(path: Path, place: int) -> tuple[int, int, int] | None:
+    """Return InstanceNumber, `place` and the number of frames of an image; None for other and for damaged files."""
+    from pacsifier_ops.dicom.files import top_level
+
+    with suppress(ValueError, OSError), path.open("rb") as stream:
+        found = top_level(stream, (_NUMBER, _FRAMES, _ROWS), _ROWS).values
+        if _ROWS in found:
+            number, frames = (found.get(tag, b"").decode("latin-1") for tag in (_NUMBER, _FRAMES))
+            return _whole(number, 0), place, max(1, _whole(frames, 1))
+    return None
+
+
+def _whole(text: str, otherwise: int) -> int:
+    """Return the number that a text contains."""
+    with suppress(ValueError, OverflowError):
+        return int(float(text.strip("\0 "))) or otherwise
+    return otherwise
 
 
 def _path_of(stream: Any) -> Path:

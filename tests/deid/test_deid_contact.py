@@ -11,6 +11,7 @@ import numpy as np
 import pydicom.data
 import pytest
 from PIL import Image, ImageDraw
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pacsifier_ops.cli import anonymize
@@ -28,9 +29,14 @@ def picture(data: bytes | None) -> np.ndarray:
         return np.asarray(image)
 
 
+def in_order(files: Sequence[Path]) -> list[tuple[int, Path, int]]:
+    heads = [(file, dcmread(file, stop_before_pixels=True)) for file in files]
+    return [(int(head.InstanceNumber or 0), file, int(head.get("NumberOfFrames") or 1)) for file, head in heads]
+
+
 def contact_sheet(files: Sequence[Path]) -> bytes | None:
     with ContactSheets() as sheets:
-        return sheets.of(files)
+        return sheets.of(in_order(files))
 
 
 def a_series(count: int, side: int = 128) -> list[Dataset]:
@@ -66,11 +72,11 @@ def test_first_middle_and_last_are_among_those_shown_in_instance_order(
 ) -> None:
     files = write(a_series(41, 16), tmp_path)
     monkeypatch.setattr(contact, "_tile", lambda path, frame: pytest.fail("nothing is decoded to choose"))
-    chosen = [files.index(path) for path, frame in contact._spread(sorted(files)) if frame == 0]
+    chosen = [files.index(path) for path, frame in contact._spread(in_order(files)) if frame == 0]
     assert chosen == [0, 5, 10, 15, 20, 25, 30, 35, 40]
     cine = REAL / "examples_ybr_color.dcm"  # of 30 frames
-    assert [frame for _, frame in contact._spread([cine])] == [0, 3, 7, 10, 14, 18, 21, 25, 29]
-    assert len(contact._spread(files[:4])) == 4
+    assert [frame for _, frame in contact._spread(in_order([cine]))] == [0, 3, 7, 10, 14, 18, 21, 25, 29]
+    assert len(contact._spread(in_order(files[:4]))) == 4
 
 
 def test_all_kinds_of_pixels_and_sizes_are_shown(tmp_path: Path) -> None:
@@ -85,7 +91,10 @@ def test_an_image_that_cannot_be_shown_is_a_crossed_box_and_none_at_all_no_sheet
     first, second = tiles(picture(contact_sheet(write(images, tmp_path))), 256)
     assert first[0, 0] == first[255, 255] == first[0, 255] == 255 and first[0, 100] == 0
     assert second[128, 128] > 128
-    assert contact_sheet([]) is None and contact_sheet([REAL / "rtplan.dcm", tmp_path / "not there"]) is None
+    assert contact_sheet([]) is None
+    with ContactSheets() as sheets:
+        (box,) = tiles(picture(sheets.of([(1, tmp_path / "not there", 1)])), 256)
+    assert (box == first).all()
 
 
 def test_time_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,15 +103,15 @@ def test_time_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_process_makes_one_after_the_other_and_is_begun_anew(tmp_path: Path) -> None:
-    files = write(a_series(3), tmp_path)
+    images = in_order(write(a_series(3), tmp_path))
     with ContactSheets() as sheets:
-        first = sheets.of(files)
-        assert first and sheets.of([]) is None and sheets.of(files) == first
+        first = sheets.of(images)
+        assert first and sheets.of([]) is None and sheets.of(images) == first
         process = sheets._process
         assert process
         process.kill()
         process.wait()
-        assert sheets.of(files) == first and sheets._process is not process
+        assert sheets.of(images) == first and sheets._process is not process
 
 
 def test_the_command_begins_the_process_first_where_it_will_be_asked(
@@ -131,3 +140,28 @@ def test_the_command_begins_the_process_first_where_it_will_be_asked(
     assert first(out="out") == "begin" and list((tmp_path / "state").rglob("sheets/1.png"))
     assert first(out="out") == "prepare"  # nothing new: no sheet
     assert first("--no_contact_sheets", out="other") == "prepare"
+
+
+def test_the_sheet_shows_all_images_of_a_series_also_those_of_an_earlier_night(tmp_path: Path) -> None:
+    images = a_series(3, 64)
+    first, second, last = images
+    first.InstanceNumber, second.InstanceNumber, last.InstanceNumber = 9, 5, 7
+    plan = dcmread(REAL / "rtplan.dcm")
+
+    def sheets(*objects: Dataset) -> list[bytes]:
+        write(list(objects), tmp_path / "in")
+        assert anonymize.main(["-d", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+        return [path.read_bytes() for path in sorted((tmp_path / "state").rglob("sheets/*.png"))]
+
+    def expected(*objects: Dataset) -> bytes | None:
+        results = {
+            int(image.InstanceNumber): path
+            for path in (tmp_path / "out").rglob("*.dcm")
+            if "Rows" in (image := dcmread(path))
+        }
+        assert sorted(results) == sorted(int(image.InstanceNumber) for image in objects)
+        return contact_sheet([results[number] for number in sorted(results)])
+
+    assert sheets(first, second) == [expected(first, second)]
+    assert sheets(last) == [expected(first, second, last)]
+    assert sorted(sheets(plan), key=len) == [b"", expected(first, second, last)]
