@@ -48,9 +48,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pacsifier_ops.base.errors import ConfigError
-from pacsifier_ops.base.files import private_folder
+from pacsifier_ops.base.files import data_file, group, private_folder
 from pacsifier_ops.base.telling import ABOUT, recipients
-from pacsifier_ops.base.window import zone_of
+from pacsifier_ops.base.window import Window, zone_of
 
 #: Name of the Airflow variable, and the settings that it may contain.
 VARIABLE = "pacsifier"
@@ -108,6 +108,19 @@ def use(variable: Mapping[str, Any]) -> None:
         raise ConfigError(f"the Airflow variable {VARIABLE}: {', '.join(wrong)}: neither text nor a whole number")
     global _variable
     _variable = dict(variable)
+
+
+def check() -> None:
+    """Check the settings that a run depends on, so that a wrong one ends it before anything is asked or written.
+
+    Those of messages are left to their sender: they must not keep a night from its work.
+
+    Raises:
+        ConfigError: one of them is wrong; says which, and what to do.
+    """
+    Window.parse(window(), zone=timezone())
+    for one in (max_series, most_tasks, verify_days, rights_are_closed, group, data_file):
+        one()
 
 
 def _text(name: str) -> str:

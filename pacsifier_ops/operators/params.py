@@ -97,11 +97,13 @@ def _bounds(one: Option) -> dict[str, Any]:
 
 
 def check_conf(context: Any) -> None:
-    """Refuse keys in the conf of a run that are not params of its DAG. Airflow itself accepts them.
+    """Refuse wrong settings, and keys in the conf of a run that are no params of its DAG; Airflow itself accepts them.
 
     Raises:
+        ConfigError: see `settings.check`.
         InputError: names the keys, and for each the param that was probably meant.
     """
+    settings.check()
     known = set(context["dag"].params)
     unknown = [key for key in context["dag_run"].conf or {} if key not in known]
     if unknown:

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from pacsifier_ops.base import options
+from pacsifier_ops.base import options, settings
 from pacsifier_ops.base.errors import InputError
 from pacsifier_ops.base.files import read_json, storage_errors, write_json
 from pacsifier_ops.operators.params import check_conf
@@ -112,7 +112,8 @@ class GroupStage(Stage):
             write_json(part.folder / _PARAMS, params)
 
     def check_conf(self, context: Any) -> None:
-        """Check nothing: the DAG of the user may have params that the job does not know."""
+        """Check the settings alone: the DAG of the user may have params that the job does not know."""
+        settings.check()
 
     def of(self, run: Run, params: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
         """See `Stage.of`.

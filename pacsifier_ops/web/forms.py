@@ -196,6 +196,7 @@ def problems(job: Job, conf: Mapping[str, Any]) -> list[Remark]:
     found = [*_misfits(job, conf)]
     if not found:
         try:
+            settings.check()
             found += job.check(conf)
         except PacsifierError as error:
             found.append(Remark("", str(error)))

@@ -179,6 +179,9 @@ def test_settings_may_come_from_an_airflow_variable(
     told = capfd.readouterr().out
     assert "the Airflow variable pacsifier has unknown settings: max_serie" in told and "settings: data_root" in told
     assert "window: neither text nor a whole number" in told and "is not a JSON object" in told
+    monkeypatch.setenv("AIRFLOW_VAR_PACSIFIER", '{"verify_days": "some"}')  # needed much later
+    assert airflow.run().states["prepare"] == ["failed"]
+    assert "verify_days is not a whole number; correct it in the Airflow variable" in capfd.readouterr().out
 
 
 def test_only_find_and_describe(airflow: Airflow, pacs: EmbeddedPacs) -> None:

@@ -76,6 +76,21 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values(tmp_path: Pat
         found(EXTRACT, queryfile=["SECRET"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("WINDOW", "late"), ("TIMEZONE", "Zurich"), ("MAX_SERIES", "0"), ("TASKS", "many"), ("VERIFY_DAYS", "-1")),
+        *(("RIGHTS", "some"), ("GROUP", "there is no such group"), ("RELEASED_MODE", "rw")),
+    ],
+)
+def test_a_wrong_setting_is_a_problem_before_the_run(setting: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = {"queryfile": take_in(b"PatientID\nSECRET\n"), "out_directory": "out/fresh"}
+    monkeypatch.setenv(f"PACSIFIER_{setting}", value)
+    assert setting.lower() in found(EXTRACT, **conf)[""].lower()
+    monkeypatch.delenv(f"PACSIFIER_{setting}")
+    assert found(EXTRACT, **conf) == {}
+
+
 @pytest.mark.parametrize("value", [[], ["a", "a"], {}, 1.5, "\0", "\ud800", 10**400])
 def test_a_value_of_any_kind_is_told_and_never_an_error_of_the_server(value: Any) -> None:
     from pacsifier_ops.web import forms
