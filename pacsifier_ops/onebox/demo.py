@@ -212,6 +212,8 @@ def _show(run: Path, demo: Demo) -> None:
     for name, count in summary["totals"].items():
         print(f"  {name.replace('_', ' '):<16} {count}")
     print(f"\nreleased  {released.relative_to(REPO)}, with the report that goes with it in report/")
+    for file_set in sorted((demo.folder / "dicomdir").rglob("DICOMDIR")):
+        print(f"DICOMDIR  {file_set.parent.relative_to(REPO)}, the same as a DICOM file-set")
     if images.exists():
         print(f"NIfTI     {images.relative_to(REPO)}, {sum(1 for _ in images.rglob('*.nii.gz'))} images")
     for linker in (HOME / "state" / "projects" / demo.project / "data_sets").glob("*/linker.csv"):

@@ -156,7 +156,7 @@ class RunView:
         dag_id, run_id: of the DAG run.
         state: of the DAG run.
         started, ended: of the DAG run, ISO 8601 or empty.
-        progress: None if the run has no counts, or none yet.
+        progress: None if the run has no counts, or none yet; of a run with stages, these have them.
         summary: see `job.Account.summary`; None before its end.
         report: whether the run has a report.
         sheets: number of pages of contact sheets.
@@ -436,7 +436,8 @@ def _with_stages(view: RunView, folder: Run, wanted: Mapping[str, Any]) -> RunVi
     parts = {stage: Run(stage_folder(folder, stage)) for stage in wanted}
     stages = {stage: _stage(view, stage, part, wanted[stage] is not None) for stage, part in parts.items()}
     decided = [decision for part in parts.values() for decision in approvals.history(part)]
-    return replace(view, stages=stages, decisions=[*decided, *view.decisions])
+    progress = None if stages else view.progress  # its stages count
+    return replace(view, stages=stages, progress=progress, decisions=[*decided, *view.decisions])
 
 
 def _stage(view: RunView, stage: str, part: Run, wanted: bool) -> StageView:

@@ -354,6 +354,7 @@ def test_a_study_says_what_it_waits_for_and_where_a_person_answers(
     states = {name: stage["state"] for name, stage in told["stages"].items()}
     assert states["extract"] == "waiting for an answer" and states["anonymize"] == "waiting"
     assert states["upload"] == "switched off" and told["stages"]["extract"]["progress"]["series"] == {"waiting": 4}
+    assert told["progress"] is None  # its stages count
     page = viola.ask(study, **HTML)
     assert f'href="{answer}"'.encode() in page.body and b"4 series" in page.body
     assert _names_nobody(page) and b"/stages/" not in page.body
