@@ -47,6 +47,7 @@ from pacsifier_ops.upload.standing import (
 
 if TYPE_CHECKING:
     from pacsifier_ops.dicom.files import DicomFile
+    from pacsifier_ops.dicom.scan import Scan
     from pacsifier_ops.upload.send import Sender
 
 #: Files and folders in the run's folder that the first step removes before it begins.
@@ -114,21 +115,50 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
         refuse_released_below(found.trees)
     if not (found.series or found.bad_files or request.allow_empty):
         raise InputError("upload_directory has no DICOM file that can be sent")
-    order = list(found.series.values())
-    bad = [asdict(file) for file in found.bad_files]
-    counts = {"series": len(order), "instances": sum(map(len, order)), PLACE: place, "texts": texts}
-    series = [Outgoing.of(number, root, files) for number, files in enumerate(order, start=1)]
+    beside = _beside(approved) if request.release and approved else []
+    _refuse_among_others(run, request, node, list(found.series.values()), beside, cancelled)
+    return _planned(run, request, node, found, beside, texts, seen, most)
+
+
+def _planned(
+    run: Run,
+    request: UploadRequest,
+    node: Node,
+    found: Scan,
+    beside: Sequence[Outgoing],
+    texts: int | None,
+    seen: str,
+    most: int,
+) -> list[int]:
+    """Cut the series of a folder into units, but those that stand.
+
+    Args:
+        found, beside: the files that are to be sent, and those that go with them.
+        texts: number of texts of runs; None: not known.
+        seen: stamp of the folder; UNKNOWN: the next night has to look anew.
+        most: maximum number of units.
+
+    Returns:
+        The numbers of the units.
+    """
+    place, root = digest_of(node.key), request.folder
+    series = [Outgoing.of(number, root, files) for number, files in enumerate(found.series.values(), start=1)]
+    told = {
+        "passed_over": found.passed_over,
+        "bad_files": [asdict(file) for file in found.bad_files],
+        "beside": [asdict(file) for file in beside],
+        "series": len(series),
+        "instances": sum(map(len, found.series.values())),
+        PLACE: place,
+        "texts": texts,
+    }
     if seen != UNKNOWN:
-        counts[CONFIRMED] = confirmed(place, series)
+        told[CONFIRMED] = confirmed(place, series)
     standing = standing_series(run, request, node, series)
     work = [one for one in series if one.series not in standing]
     lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]
-    stands = (_standing(one) for one in series if one.series in standing)
-    beside = _beside(approved) if request.release and approved else []
-    _refuse_among_others(run, request, node, order, beside, cancelled)
     note_plan(run, seen, since=found.since)
-    kept = {"passed_over": found.passed_over, "bad_files": bad, "beside": list(map(asdict, beside))}
-    return cut(run, lines, {**kept, **counts}, stands)
+    return cut(run, lines, told, (_standing(one) for one in series if one.series in standing))
 
 
 def _standing(series: Outgoing) -> tuple[Outgoing, dict[str, Any]]:
