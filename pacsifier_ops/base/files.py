@@ -122,6 +122,8 @@ def fsync_files(paths: Iterable[Path]) -> None:
         OSError: the content of one of them could not be written.
     """
     todo = list(paths)
+    if len(todo) < 2:  # a thread takes longer to begin
+        return _fsync_all(todo)
     with ThreadPoolExecutor(_FSYNCS_AT_ONCE) as threads:
         for _ in threads.map(_fsync_all, (todo[start::_FSYNCS_AT_ONCE] for start in range(_FSYNCS_AT_ONCE))):
             pass

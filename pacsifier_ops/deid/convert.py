@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ class Converted:
     Attributes:
         outcome: de-identified, excluded or quarantined.
         reason: the rule that excluded it, or why it is in quarantine, without values.
-        path: the finished file; of a de-identified object only.
+        path: the finished file, which is not flushed to disk yet; of a de-identified object only.
         new_uid: its SOP Instance UID.
         sha256: SHA-256 of the finished file, hexadecimal.
         rules: number of elements by rule id.
@@ -119,8 +118,6 @@ class Converter:
             found = verifier.search(target, identifiers, self._searched)
         if found:
             raise Unfit(f"the result still tells who it is: {'; '.join(found[:5])}")
-        with _room():
-            _sync(target)
         counts = {**outcome.counts, **dataset.mended}
         head = technique.of(outcome.elements, outcome.syntax) if verdict.blackout is None else None
         return Converted(DEIDENTIFIED, "", target, outcome.uid, sha256, counts, outcome.uids, head)
@@ -215,12 +212,3 @@ def _room() -> Iterator[None]:
         raise StorageError(
             f"out_folder: {error.strerror or type(error).__name__}; free space, then run again"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Flush a file to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

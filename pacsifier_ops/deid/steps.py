@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pacsifier_ops.base.files import (
     data_file,
     data_folder,
     folder_of_all,
+    fsync_files,
     fsync_folder,
     name_below,
     packed,
@@ -90,6 +91,8 @@ if TYPE_CHECKING:
 
 #: Maximum number of objects in a part of a series. Several workers share a larger series.
 PART = 200
+#: Maximum number of results that become durable together, and of bytes before their number is reached.
+_TOGETHER, _BYTES_TOGETHER = 64, 2**28
 
 #: Files and folders of the steps in the run's folder. The first step removes them before it begins.
 KEPT = (*job.KEPT, "manifest", "sheets")
@@ -408,6 +411,23 @@ def convert(run: Run, unit: int, secret: str = "", cancelled: Question = never) 
         return converting.unit(unit)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """An object that is converted, and has no outcome yet.
+
+    Attributes:
+        path: its source file.
+        item: its outcome to be.
+        result: the de-identified file, still without its name; of no use where there is none.
+        before: its former outcome.
+    """
+
+    path: Path
+    item: Settled
+    result: Path
+    before: Settled | None
+
+
 class Converting(Worker[SourceSeries, Counts]):
     """Converts units of a run.
 
@@ -509,37 +529,36 @@ class Converting(Worker[SourceSeries, Counts]):
         heads: dict[str, Head] = {}
         settled = self._store.settled(source.key, {uid for *_, uid in source.files})
         seen = {old for item in settled.values() for old in item.uids}
-        for name, size, mtime, uid in source.files:
-            if self._cancelled():
-                raise Cancelled("stopped on request")
-            before = settled.get(uid)
-            if before and (before.size, before.mtime_ns) == (size, mtime) and self._stands(before):
-                counts.present += 1
-                if self._request.in_place:
-                    self._take_away(self._request.in_folder / unpacked(name), before)
-                continue
-            path = self._request.in_folder / unpacked(name)
-            try:
-                made = self._converter.convert(path, source, uid)
-            except FileUnreadable as error:
-                counts.missing += 1
-                counts.reason = str(error)
-                continue
-            item = Settled(
-                uid, readable(path.relative_to(self._request.in_folder)), size, mtime, made.outcome, made.reason
-            )
-            item.uids = {old: new for old, new in made.uids.items() if old not in seen}
-            seen |= item.uids.keys()
-            self._settle(source, item, made, before)
-            if item.file:
-                fresh.append(item)
-                if made.head is not None:
-                    heads[item.new_uid] = made.head
-            if self._request.in_place:
-                self._take_away(path, item)
-            name_of = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(item.outcome, "in_quarantine")
-            setattr(counts, name_of, getattr(counts, name_of) + 1)
-            counts.bytes += size
+        made: list[_Made] = []
+        try:
+            for name, size, mtime, uid in source.files:
+                if self._cancelled():
+                    raise Cancelled("stopped on request")
+                before = settled.get(uid)
+                path = self._request.in_folder / unpacked(name)
+                if before and (before.size, before.mtime_ns) == (size, mtime) and self._stands(before):
+                    counts.present += 1
+                    if self._request.in_place:
+                        self._take_away(path, before)
+                    continue
+                try:
+                    result = self._converter.convert(path, source, uid)
+                except FileUnreadable as error:
+                    counts.missing += 1
+                    counts.reason = str(error)
+                    continue
+                item = self._outcome(source, path, (size, mtime, uid), result)
+                item.uids = {old: new for old, new in result.uids.items() if old not in seen}
+                seen |= item.uids.keys()
+                if item.file:
+                    fresh.append(item)
+                    if result.head is not None:
+                        heads[item.new_uid] = result.head
+                made.append(_Made(path, item, result.path, before))
+                if len(made) == _TOGETHER or sum(one.item.written for one in made) > _BYTES_TOGETHER:
+                    self._settle(source, made, counts)
+        finally:
+            self._settle(source, made, counts)
         with storage_errors("the state root"):
             heads = keep_heads(self._store, self._base, source.key, fresh, heads)
         if self._request.contact_sheets and source.parts == 1:
@@ -547,24 +566,54 @@ class Converting(Worker[SourceSeries, Counts]):
         if not counts.missing:
             counts.state, counts.reason = COMPLETE, ""
 
-    def _settle(self, source: SourceSeries, item: Settled, made: Converted, before: Settled | None) -> None:
-        """Store the outcome of an object, then move the result to its place: no file there lacks an outcome."""
-        if made.outcome == DEIDENTIFIED:
-            item.new_uid, item.rules, item.file = made.new_uid, made.rules, f"{source.target}/{made.new_uid}.dcm"
-            status = made.path.stat()
-            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, made.sha256
-        if before and before.file:
-            with storage_errors("out_folder"):
-                (self._base / before.file).unlink(missing_ok=True)
+    def _outcome(self, source: SourceSeries, path: Path, file: tuple[int, int, str], result: Converted) -> Settled:
+        """Return the outcome of an object.
+
+        Args:
+            file: size, modification time in ns, and SOP Instance UID of the source file when it was scanned.
+        """
+        size, mtime, uid = file
+        shown = readable(path.relative_to(self._request.in_folder))
+        item = Settled(uid, shown, size, mtime, result.outcome, result.reason)
+        if result.outcome == DEIDENTIFIED:
+            item.new_uid, item.rules, item.file = result.new_uid, result.rules, f"{source.target}/{result.new_uid}.dcm"
+            status = result.path.stat()
+            item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, result.sha256
+        return item
+
+    def _settle(self, source: SourceSeries, made: list[_Made], counts: Counts) -> None:
+        """Store the outcomes of objects, then move the results to their places: no file there lacks an outcome.
+
+        The results become durable together: one by one, a disk takes longer for them than their conversion.
+
+        Args:
+            made: the objects; empty afterwards.
+        """
+        ready = [*made]
+        made.clear()
+        results = [one for one in ready if one.item.file]
+        with storage_errors("out_folder"):
+            fsync_files(one.result for one in results)
+            for one in ready:
+                if one.before and one.before.file:
+                    (self._base / one.before.file).unlink(missing_ok=True)
         with storage_errors("the state root"):
-            self._store.settle(source.key, item, durable=self._request.in_place)
-        if item.file:
-            target = self._base / item.file
-            with storage_errors("out_folder"):
-                data_folder(target.parent)
-                made.path.chmod(data_file())
-                os.replace(made.path, target)
-                fsync_folder(target.parent)
+            for one in ready:
+                self._store.settle(source.key, one.item, durable=self._request.in_place and one is ready[-1])
+        with storage_errors("out_folder"):
+            if results:
+                data_folder(self._base / source.target)
+            for one in results:
+                one.result.chmod(data_file())
+                os.replace(one.result, self._base / one.item.file)
+            if results:
+                fsync_folder(self._base / source.target)
+        for one in ready:
+            if self._request.in_place:
+                self._take_away(one.path, one.item)
+            name = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(one.item.outcome, "in_quarantine")
+            setattr(counts, name, getattr(counts, name) + 1)
+            counts.bytes += one.item.size
 
     def _stands(self, item: Settled) -> bool:
         """Return whether an object is de-identified, and its result unchanged in its place."""

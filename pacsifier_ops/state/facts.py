@@ -86,6 +86,7 @@ class Facts(Generic[T]):
         self._before: dict[str, bytes] = {}
         self._now: dict[str, _Folder] = {}
         self._held: set[str] = set()
+        self._told: list[tuple[str, list[int], T]] = []
         self._settled = self.files_read = 0
         self.since, self._version = time.time(), f"{__version__} {version}"
 
@@ -119,6 +120,7 @@ class Facts(Generic[T]):
         if not self._settled:
             return
         if error is None:
+            self._keep_told()
             self._keep(self._whole)
         else:  # what was read so far need not be read again
             with suppress(OSError, StorageError):
@@ -170,6 +172,26 @@ class Facts(Generic[T]):
         if identity[-1] < self._settled and identity_of(os.stat(path)) == identity:
             folder.asked[name] = [identity, self._pack(fact)]
         return fact
+
+    def tell(self, path: str, fact: T) -> None:
+        """Keep what a file holds that was just written, if it is still the same file when it cannot change unseen.
+
+        Args:
+            path: the file, below the tree, in its place.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        self._told.append((path, identity_of(os.stat(path)), fact))
+
+    def _keep_told(self) -> None:
+        newest = max((identity[-1] for _, identity, _ in self._told), default=0)
+        if not self._told or not wait_until_settled(self._root, newest):
+            return
+        for path, identity, fact in self._told:
+            if identity_at(path) == identity:
+                above, _, name = path[self._start :].rpartition("/")
+                self._folder(above).asked[packed(name)] = [identity, self._pack(fact)]
 
     def hold(self, folder: str) -> None:
         """Keep what is known of a folder, of which nothing is asked, since it is as it was (see `standing`).

@@ -57,6 +57,18 @@ def test_what_few_ask_for_is_added_to_what_is_kept(root: Path) -> None:
     assert read(root, "a", "b", "below/c")[1] == []
 
 
+def test_what_was_written_need_not_be_read(root: Path) -> None:
+    with Facts(root, "content", Path.read_text) as known:
+        for name in ("a", "b", "c"):
+            (root / name).write_text("new")
+            known.tell(f"{root}/{name}", "new")
+        time.sleep(0.05)  # as long as a clock may stand still
+        with (root / "b").open("r+") as stream:
+            stream.write("odd")
+        (root / "c").unlink()
+    assert read(root) == ({"a": "new", "b": "odd"}, ["b"])
+
+
 def _same_size_and_time(root: Path) -> None:
     before = (root / "a").stat()
     (root / "a").write_text("ONE")
