@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,8 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from pacsifier_ops.base.config import PacsNode
-from pacsifier_ops.base.errors import InputError, PatientsRefused, TreeError, Unfit
+from pacsifier_ops.base.errors import Cancelled, InputError, PatientsRefused, StorageError, TreeError, Unfit
+from pacsifier_ops.base.files import fsync_files
 from pacsifier_ops.cli import anonymize
 from pacsifier_ops.deid import outcome, policy, steps
 from pacsifier_ops.deid.books import BOOKS, DeidAccount
@@ -606,6 +607,46 @@ def test_killed_anywhere_and_run_again_it_heals(tmp_path: Path, in_place: bool) 
         without_traces(target)
         if not ended:
             break
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("broken", ["disk", "stop"])
+def test_results_are_on_disk_before_their_outcomes_and_what_is_made_stays(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, broken: str, in_place: bool
+) -> None:
+    put(source, series(KUNIGUNDE, n_images=8))
+    target = source if in_place else out
+    flushed: list[int] = []
+
+    def flush(paths: Iterable[Path]) -> None:
+        files = [*paths]
+        if broken == "disk" and flushed:
+            raise OSError(5, "Input/output error")
+        fsync_files(files)
+        settled = run_store(target)
+        assert len(settled) == sum(flushed)  # none of these has an outcome yet
+        flushed.append(len(files))
+
+    asked = iter(range(100))
+    run = Run.fresh()
+    (unit,) = steps.prepare(run, request(source, target))
+    with monkeypatch.context() as patched, pytest.raises(StorageError if broken == "disk" else Cancelled):
+        patched.setattr(steps, "_TOGETHER", 3)
+        patched.setattr(steps, "fsync_files", flush)
+        steps.convert(run, unit, cancelled=lambda: broken == "stop" and next(asked) >= 6)
+    made = 3 if broken == "disk" else sum(flushed)
+    assert len(run_store(target)) == made and flushed[0] == 3
+    _, account = deidentify(source, target)
+    assert (account.verdict, account.totals()["deidentified"]) == (COMPLETE, 8)
+    assert len([*target.rglob("*.dcm")]) == 8
+
+
+def run_store(target: Path) -> dict[str, Settled]:
+    """The outcomes in a folder that is converted."""
+    found = Tree.existing(target)
+    assert found
+    store = Store(found, marker_of(target)["id"])
+    return {uid: item for one in series_of(store) for uid, item in store.settled(one.key).items()}
 
 
 def hand_over(folder: Path) -> None:
