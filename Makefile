@@ -36,7 +36,7 @@ help:
 	@echo "make test           all tests (TESTS=tests/deid for some)"
 	@echo "make test-fast      those that need no archive, no scheduler, no browser"
 	@echo "make lint           ruff, mypy, and which room may use which"
-	@echo "make bench          side by side with PACSIFIER 1.0, DCMTK and others: one table, in half an hour"
+	@echo "make bench          side by side with PACSIFIER 1.0, DCMTK and others: one table, in about two hours"
 	@echo "make bench-quick    a few of these comparisons, in two minutes"
 	@echo "make lock           resolve the lock files anew from requirements*.txt"
 	@echo "make clean          remove .venv and what the targets above left"

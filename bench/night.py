@@ -13,6 +13,7 @@ import cProfile
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,8 +33,8 @@ from tests.support.study import StudyRun
 
 #: Images in a series, and series of a patient.
 IMAGES, SERIES = 100, 10
-#: The night with a new patient.
-NEWS = "10 new images"
+#: The nights without anything new, and the one with a new patient.
+QUIET, NEWS = "nothing new", "10 new images"
 #: Stands in a pattern for the number of an image, which is its place in millimetres as well.
 PLACE = "999999"
 #: Seconds after which files count as settled: what has just changed is read again (see `state.facts`).
@@ -175,13 +176,19 @@ def serving(folder: Path, aet: str) -> Iterator[PacsNode]:
 
 
 def measure(
-    files: int, keep: Path | None = None, profiles: Path | None = None, images: int = IMAGES, series: int = SERIES
+    files: int,
+    keep: Path | None = None,
+    profiles: Path | None = None,
+    images: int = IMAGES,
+    series: int = SERIES,
+    nights: int = 1,
 ) -> str:
     """Return the table for a study of this number of files.
 
     Args:
         images: images in a series.
         series: series of a patient.
+        nights: number of nights without anything new, of which the medians are taken.
         keep: folder of the study, which stays; if it is there, the first night is not repeated. None: a temporary
             one.
         profiles: folder for a profile of each stage of the night without anything new.
@@ -190,7 +197,9 @@ def measure(
         if profiles:
             profiles.mkdir(parents=True, exist_ok=True)
         home = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="night-")))
-        names = ["first night", "second night", "nothing new", NEWS]
+        # The second night looks once more at what the first one has made, and the third one at what depends on that.
+        quiet = [f"{QUIET} {number}" for number in range(nights)]
+        names = ["first night", "second night", "third night", *quiet, NEWS]
         if (home / "archive").exists():
             del names[0]
         else:
@@ -204,11 +213,20 @@ def measure(
             if name == NEWS:
                 make(home / "archive", patients, images=10, series=1)
                 patients += 1
-            meters[name] = meter = Meter(str(home / "data"), profiles=profiles if name == "nothing new" else None)
+            meters[name] = meter = Meter(str(home / "data"), profiles=profiles if name == quiet[-1] else None)
             sys.addaudithook(meter.heard)
             with serving(home / "archive", "ARCHIVE") as archive, serving(home / "research", "RESEARCH") as research:
                 night(meter, home, archive, research, patients)
-    return _table(files, meters)
+    medians = Meter("", {stage: _median([meters[name].costs[stage] for name in quiet]) for stage in meters[NEWS].costs})
+    shown = {name: meter for name, meter in meters.items() if name not in quiet}
+    return _table(files, {**shown, QUIET: medians, NEWS: shown.pop(NEWS)})
+
+
+def _median(costs: list[Cost]) -> Cost:
+    seconds, images, others, memory = (
+        statistics.median(getattr(cost, name) for cost in costs) for name in ("seconds", "images", "others", "memory")
+    )
+    return Cost(seconds, int(images), int(others), memory)
 
 
 def _table(files: int, meters: dict[str, Meter]) -> str:
@@ -238,9 +256,10 @@ def main() -> None:
     parser.add_argument("--profiles", type=Path, help="folder for profiles of the night without anything new")
     parser.add_argument("--images", type=int, default=IMAGES, help="images in a series (default: %(default)s)")
     parser.add_argument("--series", type=int, default=SERIES, help="series of a patient (default: %(default)s)")
+    parser.add_argument("--nights", type=int, default=1, help="nights without anything new (default: %(default)s)")
     arguments = parser.parse_args()
     for files in arguments.files:
-        shape = (arguments.images, arguments.series)
+        shape = (arguments.images, arguments.series, arguments.nights)
         print(measure(files, arguments.keep, arguments.profiles, *shape), flush=True)
 
 

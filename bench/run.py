@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,17 +36,22 @@ def main() -> int:
         return 1
     facts = machine()
     done: list[tuple[Work, dict[str, Runs]]] = []
+    failed = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         for part in arguments.parts or PARTS:
-            for work in PARTS[part].works(Path(name) / part, arguments.quick):
-                done.append((work, compare(work, arguments.rounds or (1 if arguments.quick else 3))))
+            try:
+                for work in PARTS[part].works(Path(name) / part, arguments.quick):
+                    done.append((work, compare(work, arguments.rounds or (1 if arguments.quick else 3))))
+            except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError) as error:  # the others go on
+                failed.append(f"{part} ended early: {type(error).__name__}: {error}")
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"results-{time.strftime('%Y%m%dT%H%M%S')}.json"
     times = {work.name: {tool: asdict(runs) for tool, runs in results.items()} for work, results in done}
     path.write_text(json.dumps({"machine": facts, "works": times}, indent=1))
     print("\n".join([*(f"{key}: {value}" for key, value in facts.items()), "", table(done)]))
     print(f"\nEvery single time: {path.relative_to(ROOT)}")
-    return 0
+    print("\n".join(failed), file=sys.stderr)
+    return len(failed)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ from pacsifier_ops.runs.standing import note_plan, noted_plan, standing_keys
 from pacsifier_ops.state.approved import approve
 from pacsifier_ops.state.leases import LeaseBusy, shared
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.same import store_once
 from pacsifier_ops.state.standing import UNKNOWN
 from pacsifier_ops.state.tree import APPROVED, CONVERTING, IDENTIFIED, Tree, marker_of, write_marker
 from pacsifier_ops.state.tree import DEIDENTIFIED as FINISHED
@@ -138,7 +139,7 @@ def prepare(
     if begun and marker.get(CLEARED):
         write_marker(request.out_folder, {**marker, "run": run.name})
         return _planned(
-            run, [], set(), {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
+            run, request.out_folder, [], set(), {"passed_over": {}, "sources": {}, "strangers": {}, "nameless": 0}, most
         )  # no original is left
     Linkage(request.project)  # refuses a folder that is open to others, also if no patient is looked up
     try:
@@ -149,7 +150,7 @@ def prepare(
             with shared().acquire(f"deid:{request.out_folder}", cancelled=cancelled), storage_errors("the state root"):
                 Tree.convert(request.out_folder, how.stamp, request.in_place, run.name)
             note_plan(run, seen, account)
-            return _planned(run, sources, set(map(key_of, sources)), with_texts(told, texts), most)
+            return _planned(run, request.out_folder, sources, set(map(key_of, sources)), with_texts(told, texts), most)
         found = scan(request.in_folder, cancelled, look=look)
         if texts is None or texts_of_runs(request.in_folder, cancelled, look) != texts:
             seen = UNKNOWN  # a run has added one meanwhile
@@ -183,7 +184,7 @@ def prepare(
     told = {"passed_over": found.passed_over, "sources": answer.sources, "strangers": answer.strangers, "texts": texts}
     note_plan(run, seen, since=found.since)
     standing = standing_parts(run, request, how.stamp, store, sources)
-    return _planned(run, sources, standing, {**told, "nameless": nameless_here}, most)
+    return _planned(run, request.out_folder, sources, standing, {**told, "nameless": nameless_here}, most)
 
 
 def _check_folders(request: DeidRequest) -> None:
@@ -393,13 +394,18 @@ def _moved_before(
 
 
 def _planned(
-    run: Run, sources: Sequence[SourceSeries], standing: AbstractSet[str], told: Mapping[str, Any], most: int
+    run: Run,
+    root: Path,
+    sources: Sequence[SourceSeries],
+    standing: AbstractSet[str],
+    told: Mapping[str, Any],
+    most: int,
 ) -> list[int]:
     work = [source for source in sources if key_of(source) not in standing]
     units = [(work[place] for place in unit) for unit in in_units(len(work), most)]
     counts = {"series": len(sources), "instances": sum(len(source.files) for source in sources)}
     stands = ((one, Converting.line(counts_of(one))) for one in sources if key_of(one) in standing)
-    return cut(run, units, {**told, **counts}, stands)
+    return cut(run, units, {**told, **counts}, stands, root)
 
 
 # convert
@@ -709,6 +715,7 @@ def report(run: Run, secret: str = "") -> DeidAccount:
             books.write(request, tree, store, how.rules, _base(request))
         with store.manifest.open("rb") as manifest, atomic_stream(run.part("manifest")) as own:
             shutil.copyfileobj(manifest, own)
+    store_once(run.part("manifest"), tree.root)
     keep_converted(run, request, how.stamp, store, account, partial(Converting.outcomes, run))
     write_account(run, account)
     pages.write(run, account, store)

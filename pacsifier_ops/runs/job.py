@@ -43,6 +43,7 @@ from pacsifier_ops.runs.approvals import Decision, stop_if_cancelled
 from pacsifier_ops.runs.figures import Figures, keep
 from pacsifier_ops.runs.folder import KeptRequest, Run, never, now
 from pacsifier_ops.runs.standing import PLAN, STAMPS
+from pacsifier_ops.state.same import store_once
 
 #: Files and folders of every job that the first step removes before it begins.
 KEPT = ("scan", "expected", "units", "results", STAMPS, PLAN, "accounts", "summary")
@@ -78,7 +79,11 @@ def begin(run: Run, request: R, kept: Sequence[str] = KEPT) -> R:
 
 
 def cut(
-    run: Run, units: Sequence[Iterable[Any]], found: Mapping[str, Any], standing: Iterable[tuple[Any, Any]] = ()
+    run: Run,
+    units: Sequence[Iterable[Any]],
+    found: Mapping[str, Any],
+    standing: Iterable[tuple[Any, Any]] = (),
+    root: Path | None = None,
 ) -> list[int]:
     """Write the items of each unit, scan.json and expected.json; return the numbers of the units.
 
@@ -86,6 +91,7 @@ def cut(
         units: the items of each unit, dataclasses.
         found: content of scan.json; `series` and `instances` of it go into expected.json.
         standing: items that there is nothing to do for, see `write_standing`.
+        root: tree that the items are about, if many runs may have the same ones; see `state.same`.
 
     Raises:
         StorageError: the run's folder cannot be written.
@@ -99,6 +105,9 @@ def cut(
             count += len(lines)
         count += write_standing(run, len(units), standing)
         write_json(run.folder / "scan.json", found)
+    if root:
+        for path in run.parts("units"):
+            store_once(path, root)
     expect(run, items=count, **{name: found[name] for name in ("series", "instances") if name in found})
     return list(range(len(units)))
 

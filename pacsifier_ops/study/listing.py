@@ -30,6 +30,7 @@ from pacsifier_ops.base.files import (
 from pacsifier_ops.runs.folder import Run
 from pacsifier_ops.state.facts import Facts
 from pacsifier_ops.state.ledger import digest
+from pacsifier_ops.state.same import store_once
 from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of_folder, stamps_of
 from pacsifier_ops.state.tree import CONTROL
 
@@ -80,6 +81,7 @@ def write_list(run: Run, root: Path, cancelled: Callable[[], bool]) -> tuple[str
     """
     with atomic_stream(run.part(LIST)) as stream:
         whole, parts = _joined(_lines_below(root, cancelled), stream.write)
+    store_once(run.part(LIST), root)
     write_jsonl(run.part(PARTS), [whole, *map(asdict, parts)])
     return whole, parts
 

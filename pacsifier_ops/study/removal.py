@@ -44,6 +44,7 @@ from pacsifier_ops.state.deliveries import Deliveries, deliveries_seen
 from pacsifier_ops.state.facts import Facts, forget_facts
 from pacsifier_ops.state.leases import shared
 from pacsifier_ops.state.ledger import Entry, SeriesLedger, digest, ledger_seen
+from pacsifier_ops.state.same import store_once
 from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_now, stamp_of, stamps_if_readable
 from pacsifier_ops.state.tree import IDENTIFIED, Tree, marker_of, refuse_unfinished
 from pacsifier_ops.study.listing import DIGESTS, LIST, Part, files_of, parts_of
@@ -233,6 +234,7 @@ def plan_removal(run: Run, places: Places, cancelled: Callable[[], bool] = never
             for line, sum_of_line in _lines(tree, delivered, known, cancelled) if tree else ():
                 stream.write(line.encode() + b"\n")
                 sums.append(sum_of_line)
+        store_once(run.part("removal"), places.identified)
         listing = Listing.sum(sums)
         write_json(run.folder / _SUMS, asdict(listing))
     return listing

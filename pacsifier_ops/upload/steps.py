@@ -101,7 +101,7 @@ def prepare(run: Run, request: UploadRequest, node: Node, most: int = MOST, canc
     if texts is not None and (before := plan_before(request, place, seen)):
         note_plan(run, seen, True)
         told, series = before
-        return cut(run, [], with_texts(told, texts), map(_standing, series))
+        return cut(run, [], with_texts(told, texts), map(_standing, series), root)
     approved = _of_release(root, Path(request.release)) if request.release else approved_of(given)
     try:
         found = scan(root, cancelled, approved=approved)
@@ -158,7 +158,7 @@ def _planned(
     work = [one for one in series if one.series not in standing]
     lines = [(work[place] for place in unit) for unit in in_units(len(work), most)]
     note_plan(run, seen, since=found.since)
-    return cut(run, lines, told, (_standing(one) for one in series if one.series in standing))
+    return cut(run, lines, told, (_standing(one) for one in series if one.series in standing), root)
 
 
 def _standing(series: Outgoing) -> tuple[Outgoing, dict[str, Any]]:

@@ -339,14 +339,14 @@ def place(root: Path, released: Path, before: Approved | None = None) -> tuple[i
 def placed(monkeypatch: pytest.MonkeyPatch, root: Path, released: Path) -> tuple[int, int, set[str]]:
     """Numbers of new and of stale files, and the folders whose files are looked at one by one."""
     looked: set[str] = set()
-    real = release._place
+    real = release._Placing._is_there
 
-    def heard(root: Path, released: Path, file: Any, *more: Any) -> bool:
+    def heard(placing: Any, file: Any) -> bool:
         looked.add(file["path"].rpartition("/")[0])
-        return real(root, released, file, *more)
+        return real(placing, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(release, "_place", heard)
+        patch.setattr(release._Placing, "_is_there", heard)
         return *place(root, released), looked & IMAGES
 
 
