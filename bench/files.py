@@ -175,6 +175,7 @@ def measure(count: int, apart: bool = False) -> Iterator[tuple[str, Cost]]:
                 "get pseudonyms": both,
                 "de-identify": [*deid, *plain],
                 "de-identify again, nothing new": [*deid, *plain],
+                "de-identify a third time": [*deid, *plain],
                 "de-identify, with contact sheets": [*deid, "-o", "sheets"],
                 "Karnak tags": ["-m", f"{tool}.add_karnak_tags", "-d", "get", "-o", "tagged", "-a", "album"],
                 "DICOMDIR": ["-m", f"{tool}.create_dicomdir", "-d", "get", "-o", "disc"],
