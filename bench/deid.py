@@ -140,7 +140,7 @@ def works(folder: Path, quick: bool) -> Iterator[Work]:
 
         def exact(place: Path, _: Any) -> bool:
             """Whether there is an image for each one, and no other; some tools give their files other names."""
-            files = [path for path in (place / "out").rglob("*") if is_dicom(path)]
+            files = [path for path in (place / "out").rglob("*") if path.is_file() and is_dicom(path)]
             uids = {str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in files}
             return len(files) == len(uids) == cohort.size
 
