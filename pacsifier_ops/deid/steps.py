@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pacsifier_ops.base import settings
+from pacsifier_ops.base.durable import Durable
 from pacsifier_ops.base.errors import Cancelled, FileUnreadable, InputError, TreeError
 from pacsifier_ops.base.files import (
     UNREADABLE,
@@ -26,7 +27,6 @@ from pacsifier_ops.base.files import (
     data_file,
     data_folder,
     folder_of_all,
-    fsync_files,
     fsync_folder,
     name_below,
     packed,
@@ -92,8 +92,6 @@ if TYPE_CHECKING:
 
 #: Maximum number of objects in a part of a series. Several workers share a larger series.
 PART = 200
-#: Maximum number of results that become durable together, and of bytes before their number is reached.
-_TOGETHER, _BYTES_TOGETHER = 64, 2**28
 
 #: Files and folders of the steps in the run's folder. The first step removes them before it begins.
 KEPT = (*job.KEPT, "manifest", "sheets")
@@ -535,8 +533,7 @@ class Converting(Worker[SourceSeries, Counts]):
         heads: dict[str, Head] = {}
         settled = self._store.settled(source.key, {uid for *_, uid in source.files})
         seen = {old for item in settled.values() for old in item.uids}
-        made: list[_Made] = []
-        try:
+        with storage_errors("out_folder"), Durable(partial(self._settle, source, counts)) as durable:
             for name, size, mtime, uid in source.files:
                 if self._cancelled():
                     raise Cancelled("stopped on request")
@@ -560,11 +557,7 @@ class Converting(Worker[SourceSeries, Counts]):
                     fresh.append(item)
                     if result.head is not None:
                         heads[item.new_uid] = result.head
-                made.append(_Made(path, item, result.path, before))
-                if len(made) == _TOGETHER or sum(one.item.written for one in made) > _BYTES_TOGETHER:
-                    self._settle(source, made, counts)
-        finally:
-            self._settle(source, made, counts)
+                durable.add(_Made(path, item, result.path, before), result.path if item.file else None, item.written)
         with storage_errors("the state root"):
             heads = keep_heads(self._store, self._base, source.key, fresh, heads)
         if self._request.contact_sheets and source.parts == 1:
@@ -587,25 +580,20 @@ class Converting(Worker[SourceSeries, Counts]):
             item.written, item.written_ns, item.sha256 = status.st_size, status.st_mtime_ns, result.sha256
         return item
 
-    def _settle(self, source: SourceSeries, made: list[_Made], counts: Counts) -> None:
+    def _settle(self, source: SourceSeries, counts: Counts, made: Sequence[_Made]) -> None:
         """Store the outcomes of objects, then move the results to their places: no file there lacks an outcome.
 
-        The results become durable together: one by one, a disk takes longer for them than their conversion.
-
         Args:
-            made: the objects; empty afterwards.
+            made: the objects; their results are durable.
         """
-        ready = [*made]
-        made.clear()
-        results = [one for one in ready if one.item.file]
+        results = [one for one in made if one.item.file]
         with storage_errors("out_folder"):
-            fsync_files(one.result for one in results)
-            for one in ready:
+            for one in made:
                 if one.before and one.before.file:
                     (self._base / one.before.file).unlink(missing_ok=True)
         with storage_errors("the state root"):
-            for one in ready:
-                self._store.settle(source.key, one.item, durable=self._request.in_place and one is ready[-1])
+            for one in made:
+                self._store.settle(source.key, one.item, durable=self._request.in_place and one is made[-1])
         with storage_errors("out_folder"):
             if results:
                 data_folder(self._base / source.target)
@@ -614,7 +602,7 @@ class Converting(Worker[SourceSeries, Counts]):
                 os.replace(one.result, self._base / one.item.file)
             if results:
                 fsync_folder(self._base / source.target)
-        for one in ready:
+        for one in made:
             if self._request.in_place:
                 self._take_away(one.path, one.item)
             name = {DEIDENTIFIED: "deidentified", EXCLUDED: "excluded"}.get(one.item.outcome, "in_quarantine")

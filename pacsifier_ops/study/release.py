@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,13 +18,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from pacsifier_ops.base import settings
+from pacsifier_ops.base.durable import Durable
 from pacsifier_ops.base.errors import Cancelled, NotApproved
 from pacsifier_ops.base.files import (
     clone,
     confined,
     data_file,
     data_folder,
-    fsync_files,
     fsync_folder,
     name_below,
     private_folder,
@@ -382,13 +382,14 @@ class _Placing:
         self._others: dict[str, int] = {}  # of folders that stand
         self._placed: dict[str, str] = {}  # stamps of folders in which all was there
         self._stock: set[str] = set()
-        self._unnamed: list[tuple[Mapping[str, Any], Path]] = []
+        self._copies: Durable[tuple[Mapping[str, Any], Path]] = Durable(self._name)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._standing)
         self._stack.enter_context(self._digest_of)
         self._note_new = self._stack.enter_context(_noting_new(self._run))
+        self._stack.enter_context(self._copies)
         return self
 
     def __exit__(
@@ -412,20 +413,18 @@ class _Placing:
             self._digest_of.hold(part.folder)
             return
         before = self.new
-        try:
-            for _, files in files_of(self._run, [part]):
-                for file in files:
-                    if cancelled():
-                        raise Cancelled("stopped on request")
-                    path = file["path"]
-                    self._stock.add(path)
-                    if self._before is not None and path.endswith(".dcm"):
-                        if self._before.files.get(path) != file["sha256"]:
-                            self._note_new(path)
-                    elif not self._is_there(file):
-                        self._copy(file)
-        finally:
-            self._complete()
+        for _, files in files_of(self._run, [part]):
+            for file in files:
+                if cancelled():
+                    raise Cancelled("stopped on request")
+                path = file["path"]
+                self._stock.add(path)
+                if self._before is not None and path.endswith(".dcm"):
+                    if self._before.files.get(path) != file["sha256"]:
+                        self._note_new(path)
+                elif not self._is_there(file):
+                    self._copy(file)
+        self._copies.flush()
         if self.new == before:
             self._placed[part.folder] = stamp
 
@@ -454,23 +453,18 @@ class _Placing:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._unnamed.append((file, temporary))
-        if len(self._unnamed) == _TOGETHER:
-            self._complete()
+        self._copies.add((file, temporary), temporary, file["size"])
 
-    def _complete(self) -> None:
-        """Make the copies durable, all at once, which takes a disk far less time, and give them their places."""
-        unnamed = [*self._unnamed]
-        self._unnamed.clear()
-        fsync_files(temporary for _, temporary in unnamed)
-        for file, temporary in unnamed:
+    def _name(self, copies: Sequence[tuple[Mapping[str, Any], Path]]) -> None:
+        """Give copies that are durable their places."""
+        for file, temporary in copies:
             target = self._target / file["path"]
             data_folder(target.parent)
             self._note_new(file["path"])
             os.replace(temporary, target)
             self._digest_of.tell(str(target), file["sha256"])
             self.new += 1
-        for folder in {(self._target / file["path"]).parent for file, _ in unnamed}:
+        for folder in {(self._target / file["path"]).parent for file, _ in copies}:
             fsync_folder(folder)
 
     def stale(self) -> int:
@@ -498,8 +492,6 @@ def _names_in(folder: Path, root: Path) -> list[str]:
 
 
 _PIECE = 1 << 20
-#: Maximum number of files that become durable together.
-_TOGETHER = 64
 
 
 def _mode() -> int:
