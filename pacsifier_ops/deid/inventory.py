@@ -212,7 +212,7 @@ def images_of(store: Store, base: Path, key: str, known: Mapping[str, Head] = {}
         OSError: the state root cannot be written.
     """
     items = [item for item in store.settled(key).values() if item.outcome == DEIDENTIFIED]
-    heads = known | heads_of(store, base, key, [item for item in items if item.new_uid not in known])
+    heads = {**known, **heads_of(store, base, key, [item for item in items if item.new_uid not in known])}
     number, rows = (_place_of(name) for name in ("InstanceNumber", "Rows"))
     images = []
     for item in items:
