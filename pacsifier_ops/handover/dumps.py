@@ -281,11 +281,11 @@ class _Moving:
     def run(self) -> MovedFiles:
         """Move the files, inspect the others, and return the result."""
         self._move([Path(unpacked(name)) for name in self._place.files])
-        name = unpacked(self._place.folder)
-        if not name or self._result.problems:
-            self._inspect(self._data / name)
+        folder = self._data / unpacked(self._place.folder)
+        if folder == self._data or self._result.problems:
+            self._inspect(folder)
         else:
-            self._inspect_patient(name)
+            self._inspect_patient(folder)
         return replace(self._result, passed_over=dict(self._passed_over))
 
     def _move(self, names: Iterable[Path]) -> None:
@@ -372,8 +372,9 @@ class _Moving:
         os.rename(ready, target)
         return True
 
-    def _inspect_patient(self, name: str) -> None:
+    def _inspect_patient(self, folder: Path) -> None:
         """Inspect the folder of a patient, unless it is as it was and the files in it are known."""
+        name = folder.name
         # Several tasks inspect places of one tree at the same time, so each place has its own file.
         with Standing(self._data, f"kinds/{digest_of(self._place.folder)}") as standing:
             before = self._stamp(name)
@@ -382,7 +383,7 @@ class _Moving:
                 self._result.left += [(path, why) for path, why in left]
                 self._passed_over.update(passed_over)
                 return
-            self._inspect(self._data / name)
+            self._inspect(folder)
             if not self._result.problems and self._stamp(name) == before:
                 found = [self._result.dicom, self._result.left, dict(self._passed_over)]
                 standing.put(name, before, found, self._since)

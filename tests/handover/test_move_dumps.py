@@ -180,6 +180,13 @@ def test_a_patients_folder_that_is_as_it_was_is_not_looked_into(
         return kind(self, path, *more)
 
     monkeypatch.setattr(dumps._Moving, "_kind", heard)
+    stamp = dumps.stamps_of
+
+    def stamped(root: Path, folder: str) -> dict[str, str]:
+        assert (root / folder).name.startswith("sub-")  # once, and not as a part of the whole
+        return stamp(root, folder)
+
+    monkeypatch.setattr(dumps, "stamps_of", stamped)
 
     def again() -> tuple[ToolAccount, set[str]]:
         time.sleep(0.02)
