@@ -36,13 +36,24 @@ def store_once(path: Path, root: Path) -> None:
         if not kept.exists():
             os.link(path, kept)
         elif not path.samefile(kept):
-            same = filecmp.cmp(path, kept, shallow=False)
-            _link(kept, path) if same else _link(path, kept)
+            taken = _linked(kept, path)  # another run may store its own meanwhile
+            if _same(taken, path):
+                os.replace(taken, path)
+            else:
+                taken.unlink()
+                os.replace(_linked(path, kept), kept)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Let the name `target` lead to the file `source`, at once."""
+def _same(one: Path, other: Path) -> bool:
+    """Return whether two files hold the same, and the same users may read them."""
+    first, second = one.stat(), other.stat()
+    may_read = (first.st_mode, first.st_uid, first.st_gid) == (second.st_mode, second.st_uid, second.st_gid)
+    return may_read and filecmp.cmp(one, other, shallow=False)
+
+
+def _linked(source: Path, target: Path) -> Path:
+    """Return a second name of the file `source`, beside `target`."""
     temporary = target.with_name(f".{target.name}.link")
     temporary.unlink(missing_ok=True)  # of a process that was killed
     os.link(source, temporary)
-    os.replace(temporary, target)
+    return temporary

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from pathlib import Path
 
 import pytest
 
+from pacsifier_ops.base.files import write_atomic
 from pacsifier_ops.state.facts import forget_facts
 from pacsifier_ops.state.same import store_once
 from pacsifier_ops.state.tree import Tree
@@ -69,3 +71,30 @@ def test_where_there_are_no_links_or_no_tree_it_is_stored_again(
     (tmp_path / "fourth").mkdir()
     (tmp_path / "fourth" / ".output.jsonl.link").write_text("half")
     assert stored(tmp_path / "fourth", root, LONG).samefile(tmp_path / "third" / "output.jsonl")
+
+
+def test_another_run_stores_its_own_while_they_are_compared(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = filecmp.cmp
+    first = stored(tmp_path / "first", root, LONG)
+
+    def meanwhile(*paths: Path, shallow: bool) -> bool:
+        same = compare(*paths, shallow=shallow)
+        monkeypatch.setattr(filecmp, "cmp", compare)
+        stored(tmp_path / "other", root, LONG + "news\n")
+        return same
+
+    monkeypatch.setattr(filecmp, "cmp", meanwhile)
+    assert stored(tmp_path / "second", root, LONG).samefile(first)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o600, 0o640), (0o640, 0o600)])
+def test_who_may_read_a_list_is_up_to_its_own_run(root: Path, tmp_path: Path, before: int, after: int) -> None:
+    first, second, third = (tmp_path / name / "output.jsonl" for name in ("first", "second", "third"))
+    for path, mode in ((first, before), (second, after), (third, after)):
+        path.parent.mkdir()
+        write_atomic(path, LONG, mode)
+        store_once(path, root)
+    assert [path.stat().st_mode & 0o777 for path in (first, second, third)] == [before, after, after]
+    assert second.samefile(third)
