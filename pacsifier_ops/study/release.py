@@ -43,7 +43,7 @@ from pacsifier_ops.runs.approvals import RELEASE
 from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.state import audit
 from pacsifier_ops.state.approved import LISTED, Approved, approve, approved_of, lies_in
-from pacsifier_ops.state.facts import Facts
+from pacsifier_ops.state.facts import Facts, identity_at
 from pacsifier_ops.state.ledger import digest
 from pacsifier_ops.state.standing import UNKNOWN, Standing, stamp_of, stamp_of_folder, stamps_of
 from pacsifier_ops.state.tree import (
@@ -359,6 +359,10 @@ def _make_ready(target: Path) -> None:
     (target / _UNFINISHED).mkdir()
 
 
+#: A file of the stock, its copy without a place, and the identity of the copy.
+_Copy = tuple[Mapping[str, Any], Path, list[int]]
+
+
 class _Placing:
     """Copies the files of a stock to their places in `released/`. A context manager.
 
@@ -382,7 +386,7 @@ class _Placing:
         self._others: dict[str, int] = {}  # of folders that stand
         self._placed: dict[str, str] = {}  # stamps of folders in which all was there
         self._stock: set[str] = set()
-        self._copies: Durable[tuple[Mapping[str, Any], Path]] = Durable(self._name)
+        self._copies: Durable[_Copy] = Durable(self._name)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -453,18 +457,20 @@ class _Placing:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._copies.add((file, temporary), temporary, file["size"])
+        self._copies.add((file, temporary, identity_at(temporary)), temporary, file["size"])
 
-    def _name(self, copies: Sequence[tuple[Mapping[str, Any], Path]]) -> None:
+    def _name(self, copies: Sequence[_Copy]) -> None:
         """Give copies that are durable their places."""
-        for file, temporary in copies:
+        for file, temporary, identity in copies:
             target = self._target / file["path"]
             data_folder(target.parent)
             self._note_new(file["path"])
+            unchanged = identity_at(temporary) == identity  # since it was written; else it is read the next time
             os.replace(temporary, target)
-            self._digest_of.tell(str(target), file["sha256"])
+            if unchanged:
+                self._digest_of.tell(str(target), file["sha256"])
             self.new += 1
-        for folder in {(self._target / file["path"]).parent for file, _ in copies}:
+        for folder in {(self._target / file["path"]).parent for file, *_ in copies}:
             fsync_folder(folder)
 
     def stale(self) -> int:

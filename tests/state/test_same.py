@@ -79,8 +79,8 @@ def test_another_run_stores_its_own_while_they_are_compared(
     compare = filecmp.cmp
     first = stored(tmp_path / "first", root, LONG)
 
-    def meanwhile(*paths: Path, shallow: bool) -> bool:
-        same = compare(*paths, shallow=shallow)
+    def meanwhile(one: Path, other: Path, shallow: bool) -> bool:
+        same = compare(one, other, shallow)
         monkeypatch.setattr(filecmp, "cmp", compare)
         stored(tmp_path / "other", root, LONG + "news\n")
         return same

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from csv import reader
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pacsifier_ops.base import durable
 from pacsifier_ops.base.errors import NotApproved
 from pacsifier_ops.base.files import read_json
 from pacsifier_ops.deid.run import QUARANTINED, series_of, store_of
@@ -297,3 +298,30 @@ def test_the_list_of_what_may_be_removed_reads_no_file_that_was_just_released(pa
     released = set(run.folder("released").rglob("*.dcm"))
     read = images_read(lambda: steps.remove(run.run))
     assert released and not released & set(read)
+
+
+def test_a_copy_that_changes_before_it_has_its_place_is_copied_again_the_next_night(
+    pacs: EmbeddedPacs, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(paths: Iterable[Path]) -> None:
+        for path in paths:
+            if "unfinished" in path.parts:
+                status = path.stat()
+                path.chmod(0o600)
+                with path.open("r+b") as stream:
+                    stream.seek(-1, os.SEEK_END)
+                    stream.write(b"?")
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def content(name: str) -> dict[str, bytes]:
+        folder = runs[0].folder(name)
+        return {path.name: path.read_bytes() for path in folder.rglob("*.dcm")}
+
+    runs: list[StudyRun] = []
+    for flush in (changed, durable.fsync_files):
+        runs.append(StudyRun(node_of(pacs), root, [{"PatientID": "ZQX-1"}, {"PatientID": "ZQX-2"}]))
+        runs[-1].make()
+        with monkeypatch.context() as patched:
+            patched.setattr(durable, "fsync_files", flush)
+            runs[-1].release()
+    assert content("released") == content("de-identified") and len(content("released")) == 5
