@@ -592,6 +592,8 @@ class Converting(Worker[SourceSeries, Counts]):
                 if one.before and one.before.file:
                     (self._base / one.before.file).unlink(missing_ok=True)
         with storage_errors("the state root"):
+            if results or any(one.before and one.before.file for one in made):
+                self._store.sheet(source.number).unlink(missing_ok=True)  # also where the worker does not reach its end
             for one in made:
                 self._store.settle(source.key, one.item, durable=self._request.in_place and one is made[-1])
         with storage_errors("out_folder"):
@@ -728,12 +730,12 @@ def _closed(
     from pacsifier_ops.deid import books
     from pacsifier_ops.deid.contact import ContactSheets
 
-    if request.contact_sheets:
-        with ContactSheets() as sheets:
-            for source, stands in _in_parts(run):
-                make_sheet(sheets, store, _base(request), source, fresh=not stands)
     if not request.in_place and marker.get("run") == run.name:
         _withdraw(run, request, store)
+    if request.contact_sheets:
+        with ContactSheets() as sheets:
+            for source, stands in _whole_series(run):
+                make_sheet(sheets, store, _base(request), source, fresh=not stands)
     account = books.close(run, request, store, how.rules, Converting.outcomes(run))
     account.apart = str(apart_of(run, request)) if request.in_place else ""
     if request.in_place and not account.missing and marker["state"] == CONVERTING:
@@ -769,6 +771,7 @@ def _withdraw(run: Run, request: DeidRequest, store: Store) -> None:
                 with storage_errors("out_folder"):
                     (_base(request) / item.file).unlink(missing_ok=True)
                 with storage_errors("the state root"):
+                    store.sheet(source.number).unlink(missing_ok=True)
                     gone = Settled(uid, item.source, item.size, item.mtime_ns, QUARANTINED, WITHDRAWN)
                     store.settle(source.key, gone, durable=True)
 
@@ -782,11 +785,17 @@ def _same_file(request: DeidRequest, item: Settled) -> bool:
     return (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
-def _in_parts(run: Run) -> Iterable[tuple[SourceSeries, bool]]:
-    """Return the series of a run that were converted in parts, and whether all parts of each stand."""
+def _whole_series(run: Run) -> Iterator[tuple[SourceSeries, bool]]:
+    """Yield the series of a run, and whether the sheet of each stands if it is there.
+
+    That of a series in parts stands if all its parts do. That of another one was made with it, unless somebody stopped
+    the worker before.
+    """
     standing, found = standing_keys(run), dict[str, tuple[SourceSeries, bool]]()
     for source, _ in Converting.outcomes(run):
         if source.parts > 1:
             _, others = found.get(source.key, (source, True))
             found[source.key] = source, others and key_of(source) in standing
-    return found.values()
+        else:
+            yield source, True
+    yield from found.values()

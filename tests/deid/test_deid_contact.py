@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from pacsifier_ops.base.errors import Cancelled
 from pacsifier_ops.cli import anonymize
-from pacsifier_ops.deid import contact
+from pacsifier_ops.deid import contact, steps
 from pacsifier_ops.deid.contact import MOST, SIDE, ContactSheets
 from pacsifier_ops.embedded.phantoms import phantom_series, write
 
@@ -165,3 +166,34 @@ def test_the_sheet_shows_all_images_of_a_series_also_those_of_an_earlier_night(t
     assert sheets(first, second) == [expected(first, second)]
     assert sheets(last) == [expected(first, second, last)]
     assert sorted(sheets(plan), key=len) == [b"", expected(first, second, last)]
+
+
+def test_a_sheet_does_not_outlive_the_images_that_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = a_series(4, 64)
+    source, out = tmp_path / "in", tmp_path / "out"
+    make_sheet, stopped = steps.make_sheet, list[bool]()
+
+    def night() -> list[bytes]:
+        assert anonymize.main(["-d", str(source), "-o", str(out)]) == 0
+        return [path.read_bytes() for path in (tmp_path / "state").rglob("sheets/*.png")]
+
+    def ended(*given: Any, **named: Any) -> None:
+        if not stopped:
+            stopped.append(True)
+            raise Cancelled("stopped on request")
+        make_sheet(*given, **named)
+
+    def shown() -> bytes | None:
+        return contact_sheet(sorted(out.rglob("*.dcm"), key=lambda path: int(dcmread(path).InstanceNumber)))
+
+    first, *_ = write(images[:3], source)
+    night()
+    write(images[3:], source)
+    with monkeypatch.context() as patched:
+        patched.setattr(anonymize, "_cores", lambda: 1)
+        patched.setattr(steps, "make_sheet", ended)
+        assert night() == [shown()] and stopped
+    assert len(list(out.rglob("*.dcm"))) == 4
+    first.write_bytes(first.read_bytes()[:-40])  # it goes to quarantine, and nothing else is new
+    assert night() == [shown()]
+    assert len(list(out.rglob("*.dcm"))) == 3
