@@ -37,7 +37,8 @@ GROUP, RELEASED = "PACSIFIER_GROUP", "PACSIFIER_RELEASED_MODE"
 @cache
 def _group(name: str) -> int:
     try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+        is_number = re.fullmatch("[0-9]{1,10}", name) and int(name) < 2**32 - 1
+        return int(name) if is_number else grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigError(f"{GROUP} names no group of this machine; make it, or take the setting out") from None
 

@@ -81,6 +81,7 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values(tmp_path: Pat
     [
         *(("WINDOW", "late"), ("TIMEZONE", "Zurich"), ("MAX_SERIES", "0"), ("TASKS", "many"), ("VERIFY_DAYS", "-1")),
         *(("RIGHTS", "some"), ("GROUP", "there is no such group"), ("RELEASED_MODE", "rw")),
+        *(("GROUP", "\u00b2"), ("GROUP", "9" * 20)),
     ],
 )
 def test_a_wrong_setting_is_a_problem_before_the_run(setting: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
