@@ -85,6 +85,9 @@ DAGS = (
 )
 NAMES = (*_PLAIN, *(f"tell_{dag}" for dag in DAGS))
 
+#: Settings of messages. No run depends on them.
+_MESSAGES = {"tell", "tell_about", "mail", "remind", "digest", *(f"tell_{dag}" for dag in DAGS)}
+
 _variable: Mapping[str, Any] = {}
 
 
@@ -92,7 +95,8 @@ def use(variable: Mapping[str, Any]) -> None:
     """Use the values of the Airflow variable in this process; the environment takes precedence.
 
     Raises:
-        ConfigError: it is no object, has an unknown name, or a value is neither text nor number.
+        ConfigError: it is no object, has an unknown name, or a value is neither text nor number. One of messages is
+            left to their sender, see `check`.
     """
     if not isinstance(variable, Mapping):
         raise ConfigError(f"the Airflow variable {VARIABLE} is not a JSON object with settings of this package")
@@ -102,7 +106,9 @@ def use(variable: Mapping[str, Any]) -> None:
             f"{', '.join(_PLAIN)}, and tell_<dag>, such as tell_study"
         )
     wrong = sorted(
-        name for name, value in variable.items() if isinstance(value, bool) or not isinstance(value, str | int)
+        name
+        for name, value in variable.items()
+        if name not in _MESSAGES and (isinstance(value, bool) or not isinstance(value, str | int))
     )
     if wrong:
         raise ConfigError(f"the Airflow variable {VARIABLE}: {', '.join(wrong)}: neither text nor a whole number")

@@ -142,6 +142,30 @@ def test_a_wrong_setting_is_named(
         world.send()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("tell", [ANNA], "tell: recipient 1"),
+        ("tell_extract", {"all": OPS}, "tell_extract: recipient 1"),
+        ("tell_about", ["failed"], "tell_about: 1 word"),
+        ("digest", True, "neither a time before noon"),
+        ("remind", True, "remind is not a whole number"),
+    ],
+)
+def test_a_wrong_setting_of_messages_in_the_variable_ends_no_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str, value: object, message: str
+) -> None:
+    for one in ("TELL", "TELL_ABOUT", "DIGEST", "REMIND"):
+        monkeypatch.delenv(f"PACSIFIER_{one}", raising=False)
+    try:
+        settings.use({name: value})
+        settings.check()
+        with pytest.raises(ConfigError, match=message):
+            settings.tell(EXTRACT), settings.tell_about(), settings.digest(), settings.remind()
+    finally:
+        settings.use({})
+
+
 # Ends of runs
 
 
