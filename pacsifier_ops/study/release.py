@@ -386,6 +386,7 @@ class _Placing:
         self._others: dict[str, int] = {}  # of folders that stand
         self._placed: dict[str, str] = {}  # stamps of folders in which all was there
         self._stock: set[str] = set()
+        self._unfinished = target / _UNFINISHED
         self._copies: Durable[_Copy] = Durable(self._name)
         self._stack = ExitStack()
 
@@ -399,7 +400,11 @@ class _Placing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        try:
+            self._stack.__exit__(kind, error, trace)
+        finally:
+            for left in self._unfinished.iterdir() if self._unfinished.is_dir() else ():  # copies that got no place
+                left.unlink(missing_ok=True)
 
     def place(self, part: Part, cancelled: Callable[[], bool]) -> None:
         """Copy the files of a part of the stock.
@@ -450,7 +455,7 @@ class _Placing:
         Raises:
             NotApproved: it has changed since it was approved.
         """
-        temporary = self._target / _UNFINISHED / secrets.token_hex(8)
+        temporary = self._unfinished / secrets.token_hex(8)
         try:
             if _copied(self._root / file["path"], temporary) != file["sha256"]:
                 raise NotApproved("the release has changed since it was approved; run the step that asks again")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pacsifier_ops.base import durable
 from pacsifier_ops.base.files import ascii_json, below, name_below, read_jsonl, readable
 from pacsifier_ops.runs.folder import Run, never
 from pacsifier_ops.state import facts, ledger
@@ -474,3 +475,13 @@ def test_the_approved_list_is_not_made_again_of_the_same_files(root: Path, monke
         again("d2", "a")
     path.write_bytes(first[1])
     assert again("d2", "a") == other
+
+
+def test_copies_that_get_no_place_are_removed(root: Path, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(paths: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "fsync_files", full)
+    with pytest.raises(OSError, match="No space left"):
+        place(root, released)
+    assert not [*released.rglob("*.dcm")] and not [*(released / CONTROL / "unfinished").iterdir()]
