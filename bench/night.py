@@ -218,8 +218,8 @@ def measure(
             with serving(home / "archive", "ARCHIVE") as archive, serving(home / "research", "RESEARCH") as research:
                 night(meter, home, archive, research, patients)
     medians = Meter("", {stage: _median([meters[name].costs[stage] for name in quiet]) for stage in meters[NEWS].costs})
-    shown = {name: meter for name, meter in meters.items() if name not in quiet}
-    return _table(files, {**shown, QUIET: medians, NEWS: shown.pop(NEWS)})
+    shown = {name: meter for name, meter in meters.items() if name not in (*quiet, NEWS)}
+    return _table(files, {**shown, QUIET: medians, NEWS: meters[NEWS]})
 
 
 def _median(costs: list[Cost]) -> Cost:
