@@ -122,11 +122,16 @@ def check() -> None:
     Those of messages are left to their sender: they must not keep a night from its work.
 
     Raises:
-        ConfigError: one of them is wrong; says which, and what to do.
+        ConfigError: some are wrong; says which, and what to do.
     """
-    Window.parse(window(), zone=timezone())
-    for one in (max_series, most_tasks, verify_days, rights_are_closed, group, data_file):
-        one()
+    wrong = []
+    for one in (timezone, _window, max_series, most_tasks, verify_days, rights_are_closed, group, data_file):
+        try:
+            one()
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
 
 
 def _text(name: str) -> str:
@@ -197,12 +202,27 @@ def timezone() -> ZoneInfo | None:
     Raises:
         ConfigError: there is no zone of that name.
     """
-    return zone_of(_text("timezone"))
+    try:
+        return zone_of(_text("timezone"))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; correct {_place_of('timezone')}") from None
 
 
 def window() -> str:
     """Return the retrieval window of nodes without one; empty: always open."""
     return _text("window")
+
+
+def _window() -> Window:
+    """Return the same as it is parsed.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return Window.parse(window())
+    except ConfigError as error:
+        raise ConfigError(f"{error}; correct {_place_of('window')}") from None
 
 
 def nightly_schedule() -> str | None:
@@ -346,7 +366,13 @@ def longest_run() -> dt.timedelta | None:
 def _whole(name: str, default: int, least: int) -> int:
     text = _text(name) or str(default)
     if not (text.isascii() and text.isdigit() and len(text) < 13 and int(text) >= least):
-        variable = f"PACSIFIER_{name.upper()}"
-        where = variable if os.environ.get(variable) else f"it in the Airflow variable {VARIABLE}"
-        raise ConfigError(f"{name} is not a whole number{f' above {least - 1}' if least else ''}; correct {where}")
+        raise ConfigError(
+            f"{name} is not a whole number{f' above {least - 1}' if least else ''}; correct {_place_of(name)}"
+        )
     return int(text)
+
+
+def _place_of(name: str) -> str:
+    """Return where a setting is given, for errors."""
+    variable = f"PACSIFIER_{name.upper()}"
+    return variable if os.environ.get(variable) else f"it in the Airflow variable {VARIABLE}"

@@ -31,7 +31,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from pacsifier_ops.base import settings
 from pacsifier_ops.base.config import PacsNode, address_of
+from pacsifier_ops.base.errors import ConfigError
 from pacsifier_ops.base.files import PRIVATE_FILE, private_folder, read_json, write_atomic, write_json
 from pacsifier_ops.cli.connection import described
 from pacsifier_ops.onebox import postgres
@@ -528,6 +530,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     home = Path(os.environ.get("PACSIFIER_HOME") or REPO / "run").expanduser().absolute()
+    try:
+        settings.check()
+    except ConfigError as error:  # each run would end with it, that of tonight as well
+        raise SystemExit(str(error)) from None
     with _locked(home):
         up(home, **vars(arguments))
 

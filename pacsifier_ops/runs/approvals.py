@@ -102,12 +102,14 @@ def decide(
     beforehand: bool = False,
     user: str = "",
     reason: str = "",
+    when: str = "",
 ) -> Decision:
     """Keep a decision, and return it.
 
     Args:
         subject, digest, word, who, waived, user, reason: see `Decision`.
         beforehand: nobody was asked: the limits decide, or an earlier decision on the same digest.
+        when: the time of that earlier decision; empty: now.
 
     Raises:
         NotApproved: the question had another digest.
@@ -116,7 +118,7 @@ def decide(
     asked = _path(run, subject).with_suffix(".asked")
     if not beforehand and (not asked.exists() or asked.read_text(encoding="utf-8") != digest):
         raise NotApproved(f"the {subject} has changed since it was asked about; run the step that asks again")
-    decision = Decision(subject, digest, word, who, now(), waived, user, reason)
+    decision = Decision(subject, digest, word, who, when or now(), waived, user, reason)
     # The plan of a cohort names patients, so its digest is keyed.
     shown = audit.keyed(digest.encode()) if subject == COHORT else digest
     audit.record(word, by=who, run=run.name, subject=subject, digest=shown, waived=waived, beforehand=beforehand)

@@ -23,7 +23,7 @@ from pacsifier_ops.extract import choosing
 from pacsifier_ops.pseudonyms.secret import project_folder
 from pacsifier_ops.query.options import Refused
 from pacsifier_ops.runs.accounts import COMPLETE, ROWS_ANSWERED
-from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, decide
+from pacsifier_ops.runs.approvals import APPROVED, LIMITS, RELEASE, approved, decide
 from pacsifier_ops.runs.folder import Run, never, now, stage_run
 from pacsifier_ops.runs.job import summary_of
 from pacsifier_ops.state import audit
@@ -323,8 +323,9 @@ def release(run: Run, cancelled: Callable[[], bool] = never) -> Released:
 
     study, released = Study.of(run), release(run, cancelled)
     with _remembered(study) as last:
+        decision = approved(run, RELEASE, released.digest)
         kept = {"digest": released.digest, "by": released.by, "waived": released.waived}
-        last["released"] = {**kept, "to": _destinations(study)}
+        last["released"] = {**kept, "to": _destinations(study), "when": decision.when, "reason": decision.reason}
     return released
 
 
@@ -338,7 +339,8 @@ def released_before(run: Run, found: Obstacles) -> bool:
         before = last.get("released", {})
     same = (before.get("digest"), before.get("to")) == (found.stock.digest, _destinations(study))
     if same and not found.blocking and study.release != NOBODY and not study.may_release(before["by"]):
-        decide(run, RELEASE, found.stock.digest, APPROVED, before["by"], before["waived"], beforehand=True)
+        told = {name: before.get(name, "") for name in ("when", "reason")}  # earlier versions did not keep them
+        decide(run, RELEASE, found.stock.digest, APPROVED, before["by"], before["waived"], beforehand=True, **told)
         return True
     return False
 

@@ -393,16 +393,21 @@ def _places(folder: Run) -> dict[str, str]:
     return {}
 
 
+#: Steps that come after the images of their job.
+_AFTER_IMAGES = ("assemble", "report")
+
+
 def _with_pace(view: RunView) -> RunView:
     """Return the view with the rows or images a minute of the step that works."""
     step = view.step
     stage = view.stages.get(step.stage) if step else None
     progress = stage.progress if stage else view.progress
-    if step is None or step.since is None or progress is None:
+    if step is None or step.since is None or progress is None or step.name in _AFTER_IMAGES:
         return view
     minutes = (datetime.now(UTC) - step.since).total_seconds() / 60
     asked = sum(count for state, count in progress.rows.items() if state not in (WAITING, ROW_BAD, REPEATED))
-    done = {"rows": asked} if step.name == "find" else {"images": sum(progress.images.values())}
+    images = sum(count for what, count in progress.images.items() if what != "present")
+    done = {"rows": asked} if step.name == "find" else {"images": images}
     return replace(view, pace={what: count / minutes for what, count in done.items() if count and minutes > 0})
 
 

@@ -50,10 +50,10 @@ def test_who_may_release(rule: dict[str, Any], anna: bool, ben: bool, carl: bool
     assert Study.of(set_up(started_by="", release_by="another")[0]).may_release("anna") == ""
 
 
-def decided(run: Run, who: str) -> None:
+def decided(run: Run, who: str, **more: Any) -> None:
     digest = release.stock_of(run).digest
     approvals.ask(run, RELEASE, digest)
-    approvals.decide(run, RELEASE, digest, APPROVED, who)
+    approvals.decide(run, RELEASE, digest, APPROVED, who, **more)
 
 
 def test_the_release_checks_who_has_approved(data: Path) -> None:
@@ -75,12 +75,16 @@ def test_an_earlier_approval_holds_only_if_that_person_may_still_approve(data: P
     run, study = set_up(release_by="another")
     release.folder_of(study, "de-identified").mkdir(parents=True)
     release.take_stock(run)
-    decided(run, "ben")
+    then = {"when": "2026-01-02T03:04:05+00:00", "reason": "all is there"}
+    decided(run, "ben", **then)
     steps.release(run)
     for started_by, same in (("anna", True), ("ben", False)):
         again, _ = set_up(started_by=started_by, release_by="another")
         release.take_stock(again)
         assert steps.released_before(again, found(again)) is same
+        if same:  # nobody has answered now
+            kept = approvals.history(again)[-1]
+            assert {"when": kept.when, "reason": kept.reason} == then
 
 
 def test_limits_cannot_stand_for_another_person() -> None:

@@ -87,7 +87,12 @@ def test_what_would_end_a_run_is_told_by_option_and_without_values(tmp_path: Pat
 def test_a_wrong_setting_is_a_problem_before_the_run(setting: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = {"queryfile": take_in(b"PatientID\nSECRET\n"), "out_directory": "out/fresh"}
     monkeypatch.setenv(f"PACSIFIER_{setting}", value)
-    assert setting.lower() in found(EXTRACT, **conf)[""].lower()
+    assert f"PACSIFIER_{setting}" in found(EXTRACT, **conf)[""]
+    other = "PACSIFIER_TASKS" if setting != "TASKS" else "PACSIFIER_MAX_SERIES"
+    monkeypatch.setenv(other, "none")
+    told = found(EXTRACT, **conf)[""]
+    assert f"correct {other}" in told and f"PACSIFIER_{setting}" in told
+    monkeypatch.delenv(other)
     monkeypatch.delenv(f"PACSIFIER_{setting}")
     assert found(EXTRACT, **conf) == {}
 

@@ -93,6 +93,7 @@ def test_of_two_steps_that_which_began_last_is_told_and_none_that_waits(session:
         ("find", "asks the PACS, 1 of 2 parts done, "),
         ("anonymize.deidentify", "anonymize: de-identifies images, 1 of 2 parts done, "),
         ("prepare", "reads what is asked for, 1 of 2 parts done"),
+        ("anonymize.report", "anonymize: "),
     ],
 )
 def test_the_pace_of_a_step_is_that_of_what_it_does(task: str, said: str, session: Session) -> None:
@@ -107,7 +108,7 @@ def test_the_pace_of_a_step_is_that_of_what_it_does(task: str, said: str, sessio
     view = views._with_pace(views.RunView("d", "r", "running", step=step, progress=progress, stages=stages))
     told = pages._step(view)
     assert told.startswith(said)
-    what = {"find": {"rows"}, "prepare": set()}.get(task, {"images"})
+    what = {"find": {"rows"}, "prepare": set(), "anonymize.report": set()}.get(task, {"images"})
     assert view.pace.keys() == what
     for pace in view.pace.values():
         assert 0 < pace < 301
