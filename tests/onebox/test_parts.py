@@ -37,3 +37,15 @@ def test_what_ends_is_started_again_until_it_ends_too_often(tmp_path: Path) -> N
     assert done.returncode == 1 and done.stderr.endswith(f"crooked ended by itself; the whole log is {log}\n")
     left = [int(line) for line in log.read_text().splitlines()]
     assert len(left) == 3 and not any(map(psutil.pid_exists, left))
+
+
+def test_wrong_settings_are_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pacsifier_ops.onebox import up
+
+    monkeypatch.setenv("PACSIFIER_HOME", str(tmp_path))
+    monkeypatch.setenv("PACSIFIER_WINDOW", "late")
+    monkeypatch.setenv("PACSIFIER_TASKS", "many")
+    monkeypatch.setattr("sys.argv", ["up"])
+    with pytest.raises(SystemExit, match="correct PACSIFIER_WINDOW; .* correct PACSIFIER_TASKS"):
+        up.main()
+    assert not [*tmp_path.iterdir()]
