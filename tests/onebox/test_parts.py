@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 #: Leaves a process behind, in a session of its own, writes its number down, and ends.
 PART = """
