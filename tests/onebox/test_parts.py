@@ -47,6 +47,6 @@ def test_wrong_settings_are_told_before_anything_starts(monkeypatch: pytest.Monk
     monkeypatch.setenv("PACSIFIER_WINDOW", "late")
     monkeypatch.setenv("PACSIFIER_TASKS", "many")
     monkeypatch.setattr("sys.argv", ["up"])
-    with pytest.raises(SystemExit, match="correct PACSIFIER_WINDOW; .* correct PACSIFIER_TASKS"):
+    with pytest.raises(SystemExit, match=r"correct PACSIFIER_WINDOW; .* correct PACSIFIER_TASKS"):
         up.main()
     assert not [*tmp_path.iterdir()]
