@@ -63,26 +63,20 @@ class Durable(Generic[T]):
         self._made.append((thing, path))
         self._bytes += size
         if len(self._made) >= self._most or self._bytes >= _BYTES:
-            self._begin()
+            self._turn()
 
     def flush(self) -> None:
         """Hand on all things that were added. Raises as `add` does."""
-        self._begin()
-        self._end()
+        self._turn()
+        self._turn()
 
-    def _begin(self) -> None:
+    def _turn(self) -> None:
+        """Begin to flush what was made, and hand on what was being flushed."""
         made, self._made, self._bytes = self._made, [], 0
         before = self._flushing
         paths = [path for _, path in made if path]
         self._flushing = ([thing for thing, _ in made], self._disk.submit(fsync_files, paths)) if made else None
-        self._hand_on(before)
-
-    def _end(self) -> None:
-        before, self._flushing = self._flushing, None
-        self._hand_on(before)
-
-    def _hand_on(self, flushing: tuple[list[T], Future[None]] | None) -> None:
-        if flushing:
-            things, flushed = flushing
+        if before:
+            things, flushed = before
             flushed.result()
             self._ready(things)

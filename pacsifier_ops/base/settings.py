@@ -42,7 +42,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -54,19 +55,8 @@ from pacsifier_ops.base.window import Window, zone_of
 
 #: Name of the Airflow variable, and the settings that it may contain.
 VARIABLE = "pacsifier"
-_PLAIN = (
-    "timezone",
-    "window",
-    "max_series",
-    "tasks",
-    "verify_days",
-    "tell",
-    "tell_about",
-    "mail",
-    "remind",
-    "digest",
-    "databases",
-)
+_OF_MESSAGES = ("tell", "tell_about", "mail", "remind", "digest")
+_PLAIN = ("timezone", "window", "max_series", "tasks", "verify_days", *_OF_MESSAGES, "databases")
 #: DAGs whose messages may have recipients of their own, without their prefix.
 DAGS = (
     *(
@@ -83,10 +73,8 @@ DAGS = (
     ),
     *("study", "upload"),
 )
-NAMES = (*_PLAIN, *(f"tell_{dag}" for dag in DAGS))
-
-#: Settings of messages. No run depends on them.
-_MESSAGES = {"tell", "tell_about", "mail", "remind", "digest", *(f"tell_{dag}" for dag in DAGS)}
+_OF_DAGS = tuple(f"tell_{dag}" for dag in DAGS)
+NAMES = (*_PLAIN, *_OF_DAGS)
 
 _variable: Mapping[str, Any] = {}
 
@@ -108,7 +96,7 @@ def use(variable: Mapping[str, Any]) -> None:
     wrong = sorted(
         name
         for name, value in variable.items()
-        if name not in _MESSAGES and (isinstance(value, bool) or not isinstance(value, str | int))
+        if name not in (*_OF_MESSAGES, *_OF_DAGS) and (isinstance(value, bool) or not isinstance(value, str | int))
     )
     if wrong:
         raise ConfigError(f"the Airflow variable {VARIABLE}: {', '.join(wrong)}: neither text nor a whole number")
@@ -202,10 +190,8 @@ def timezone() -> ZoneInfo | None:
     Raises:
         ConfigError: there is no zone of that name.
     """
-    try:
+    with _placed("timezone"):
         return zone_of(_text("timezone"))
-    except ConfigError as error:
-        raise ConfigError(f"{error}; correct {_place_of('timezone')}") from None
 
 
 def window() -> str:
@@ -219,10 +205,8 @@ def _window() -> Window:
     Raises:
         ConfigError: it is none.
     """
-    try:
+    with _placed("window"):
         return Window.parse(window())
-    except ConfigError as error:
-        raise ConfigError(f"{error}; correct {_place_of('window')}") from None
 
 
 def nightly_schedule() -> str | None:
@@ -370,6 +354,15 @@ def _whole(name: str, default: int, least: int) -> int:
             f"{name} is not a whole number{f' above {least - 1}' if least else ''}; correct {_place_of(name)}"
         )
     return int(text)
+
+
+@contextmanager
+def _placed(name: str) -> Iterator[None]:
+    """Add the place of a setting to the error that it is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{error}; correct {_place_of(name)}") from None
 
 
 def _place_of(name: str) -> str:

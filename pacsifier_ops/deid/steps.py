@@ -599,10 +599,9 @@ class Converting(Worker[SourceSeries, Counts]):
         with storage_errors("out_folder"):
             if results:
                 data_folder(self._base / source.target)
-            for one in results:
-                one.result.chmod(data_file())
-                os.replace(one.result, self._base / one.item.file)
-            if results:
+                for one in results:
+                    one.result.chmod(data_file())
+                    os.replace(one.result, self._base / one.item.file)
                 fsync_folder(self._base / source.target)
         for one in made:
             if self._request.in_place:

@@ -456,12 +456,8 @@ class _Placing:
             NotApproved: it has changed since it was approved.
         """
         temporary = self._unfinished / secrets.token_hex(8)
-        try:
-            if _copied(self._root / file["path"], temporary) != file["sha256"]:
-                raise NotApproved("the release has changed since it was approved; run the step that asks again")
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        if _copied(self._root / file["path"], temporary) != file["sha256"]:
+            raise NotApproved("the release has changed since it was approved; run the step that asks again")
         self._copies.add((file, temporary, identity_at(temporary)), temporary, file["size"])
 
     def _name(self, copies: Sequence[_Copy]) -> None:
